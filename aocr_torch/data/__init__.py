@@ -1,0 +1,1 @@
+"""Charset, TFRecords, the FSNS data set, augmentation and synthetic signs."""

@@ -1,0 +1,1 @@
+"""Everything around a step: precision, optimizers, checkpoints, measures, logs."""
