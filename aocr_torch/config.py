@@ -1,0 +1,416 @@
+"""The configuration: four frozen dataclasses, filled from defaults, a YAML file and the command line, in that order.
+
+Every field is a flag and a YAML key of the same name; where the TensorFlow reference has the flag, its name is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Callable, Literal, Optional, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A flag, YAML key or combination that cannot be; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is read and how it is laid out."""
+
+    dataset_dir: Optional[str] = None
+    """Folder with train/, validation/, test/ shards and the charset file."""
+    split_name: str = "train"
+    """Split to train on: train, validation, test, or a file or glob of shards."""
+    charset_filename: Optional[str] = None
+    """Charset file, relative to dataset_dir; by default the one named charset_size=*.txt there."""
+    image_height: int = 150
+    """Height of the images, pixels."""
+    image_width: int = 600
+    """Width of the images, all views together, pixels."""
+    num_views: int = 4
+    """Views side by side in an image."""
+    max_sequence_length: int = 37
+    """Characters of a label, nulls included: the number of decoder steps."""
+    crop_width: Optional[int] = None
+    """Central crop: width over all views, pixels (each view is cropped to its share)."""
+    crop_height: Optional[int] = None
+    """Central crop: height, pixels."""
+    use_augment_input: bool = True
+    """Random crop, resize and colour distortion of every view in training."""
+    batch_size: int = 32
+    """Examples a step on each device."""
+    num_workers: int = 2
+    """Processes that read and decode; 0 does it in the main process."""
+    skip_bad_records: bool = False
+    """Count, list and leave out records that cannot be read, instead of stopping at the first."""
+    synthesize: Literal["", "demo", "fsns"] = ""
+    """Draw synthetic signs of this preset into dataset_dir first, if that folder does not exist yet."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")
+        _require(self.num_workers >= 0, f"num_workers is {self.num_workers}: expected 0 or more")
+        _require(self.max_sequence_length >= 1, f"max_sequence_length is {self.max_sequence_length}: at least 1")
+        _require(
+            self.num_views >= 1 and self.image_width % self.num_views == 0,
+            f"image_width {self.image_width} with num_views {self.num_views}: the width must divide by the views",
+        )
+        _require(
+            (self.crop_width is None) == (self.crop_height is None),
+            "crop_width and crop_height go together: give both or neither",
+        )
+        if self.crop_width is not None and self.crop_height is not None:
+            _require(
+                0 < self.crop_width <= self.image_width and 0 < self.crop_height <= self.image_height,
+                f"crop {self.crop_width}x{self.crop_height} (width x height) does not fit into the image "
+                f"{self.image_width}x{self.image_height}: choose a smaller crop",
+            )
+
+    @property
+    def view_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of one view as the model sees it, after the central crop."""
+        if self.crop_width is not None and self.crop_height is not None:
+            return self.crop_height, self.crop_width // self.num_views
+        return self.image_height, self.image_width // self.num_views
+
+    @property
+    def crop(self) -> Optional[tuple[int, int]]:
+        """(width, height) of the central crop over all views, or None."""
+        return None if self.crop_width is None or self.crop_height is None else (self.crop_width, self.crop_height)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the network computes."""
+
+    final_endpoint: str = "Mixed_5d"
+    """Inception-v3 endpoint whose feature map the decoder reads, Conv2d_1a_3x3 .. Mixed_7c."""
+    use_attention: bool = True
+    """Attention decoder; False reads the feature map slice by slice (NetSlice)."""
+    use_autoregression: bool = True
+    """Tell each step the previous character."""
+    encode_coordinates: bool = False
+    """Append one-hot row and column of the position to the features."""
+    cell: Literal["lstm", "gru"] = "lstm"
+    """Recurrent cell of the decoder; the reference has lstm."""
+    num_lstm_units: int = 256
+    """Units of the recurrent cell."""
+    lstm_state_clip_value: float = 10.0
+    """Bound of the LSTM's cell state; 0 for none."""
+    batch_norm_per_view: bool = True
+    """BatchNorm statistics view by view in training, as the reference; False: over all views at once."""
+    batch_norm_decay: float = 0.9997
+    """Decay of BatchNorm's moving averages, once per view and step."""
+    batch_norm_cumulative_start: bool = False
+    """Moving averages begin as a plain mean and grow into the decay: for trainings of a few thousand steps or fewer."""
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.batch_norm_decay < 1, f"batch_norm_decay is {self.batch_norm_decay}: expected 0 <= d < 1")
+        _require(self.num_lstm_units >= 1, f"num_lstm_units is {self.num_lstm_units}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Optim:
+    """The loss and how it is minimised."""
+
+    optimizer: Literal["momentum", "adam", "adadelta", "adagrad", "rmsprop"] = "momentum"
+    """Update rule, with TensorFlow's defaults."""
+    learning_rate: float = 0.004
+    """Step size."""
+    momentum: float = 0.9
+    """Momentum of the momentum and rmsprop optimizers."""
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    """Learning rate over the steps: constant, cosine to 0 at max_number_of_steps, or step decay."""
+    warmup_steps: int = 0
+    """Steps over which the learning rate grows linearly from 0."""
+    decay_interval_steps: int = 100_000
+    """Steps between two decays of the step schedule."""
+    decay_factor: float = 0.5
+    """Factor of each decay of the step schedule."""
+    clip_gradient_norm: float = 2.0
+    """Bound of the gradient's L2 norm; 0 for none."""
+    clip_mode: Literal["per_variable", "global"] = "per_variable"
+    """Whether the bound holds for each variable on its own, as in the reference, or for all together."""
+    weight_decay: float = 0.00004
+    """L2 decay of the classifier's weight and bias (the tower's is fixed at 0.00004)."""
+    label_smoothing: float = 0.1
+    """Share of the label's probability that is spread over all classes."""
+    ignore_nulls: bool = True
+    """True counts null positions in the loss, False leaves them out: the reference inverted the name."""
+    average_across_timesteps: bool = False
+    """Average the loss over the steps of an example instead of summing it."""
+    accumulate_steps: int = 1
+    """Batches whose gradients are averaged into one update."""
+    ema_decay: float = 0.0
+    """Decay of an exponential moving average of the weights, used for evaluation; 0 for none."""
+
+    def __post_init__(self) -> None:
+        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: expected more than 0")
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 <= s < 1")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 <= d < 1")
+        _require(self.accumulate_steps >= 1, f"accumulate_steps is {self.accumulate_steps}: expected at least 1")
+        _require(self.clip_gradient_norm >= 0, f"clip_gradient_norm is {self.clip_gradient_norm}: expected 0 or more")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how long."""
+
+    device: str = "auto"
+    """cpu, cuda:0, npu:0, ...; auto takes an accelerator if there is one."""
+    amp: bool = False
+    """Mixed precision: float16 with dynamic loss scaling on accelerators, bfloat16 on the CPU."""
+    train_log_dir: str = "runs/train"
+    """Folder of checkpoints and logs; a training resumes from it by default."""
+    max_number_of_steps: int = 400_000
+    """Steps to train, those before a resume included."""
+    log_interval_steps: int = 50
+    """Steps between two log lines."""
+    save_interval_steps: int = 1000
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """How many recent checkpoints stay on disk, besides the best."""
+    summary_interval_steps: int = 500
+    """Steps between two TensorBoard images; 0 for none. Scalars follow log_interval_steps."""
+    checkpoint: Optional[str] = None
+    """Whole-model .pth to start from (weights only)."""
+    checkpoint_inception: Optional[str] = None
+    """Inception-v3 .pth to start the tower from, as convert_inception.py writes it."""
+    resume: bool = True
+    """Go on from the newest checkpoint in train_log_dir."""
+    eval_interval_steps: int = 0
+    """Steps between two evaluations on eval_split, whose best checkpoint is kept; 0 for none."""
+    eval_after_training: bool = False
+    """Evaluate on eval_split when training ends."""
+    eval_split: str = "validation"
+    """Split of the evaluations during and after training."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the records and the augmentation."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_number_of_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
+        _require(
+            not (self.checkpoint and self.checkpoint_inception),
+            "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
+        )
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything a training needs; travels inside every checkpoint."""
+
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    optim: Optim = field(default_factory=Optim)
+    run: Run = field(default_factory=Run)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat {flag name: value}, as `from_dict` and a YAML file take it."""
+        return {name: value for part in dataclasses.asdict(self).values() for name, value in part.items()}
+
+    def replace(self, **values: Any) -> Config:
+        """A copy with these flags set; raises ConfigError for unknown names, wrong types and contradictions."""
+        return from_dict(values, base=self)
+
+
+SECTIONS = {section.name: get_type_hints(Config)[section.name] for section in fields(Config)}
+FLAGS = {name: hint for section in SECTIONS.values() for name, hint in get_type_hints(section).items()}
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def from_dict(values: dict[str, Any], base: Optional[Config] = None, source: str = "configuration") -> Config:
+    """The configuration `base` (default: the defaults) with `values` set.
+
+    Raises:
+        ConfigError: unknown name (names the nearest), value of another type, contradiction; begins with `source`.
+    """
+    base = base or Config()
+    for name, value in values.items():
+        if name not in FLAGS:
+            raise ConfigError(f"{source}: unknown key {name!r}{_nearest(name, FLAGS)}")
+        _check_type(name, value, source)
+    sections = {}
+    for section, kind in SECTIONS.items():
+        # A float field takes YAML's 1, and 4e-5, which YAML 1.1 reads as a string.
+        own = {n: _as_declared(n, values[n]) for n in get_type_hints(kind) if n in values}
+        try:
+            sections[section] = dataclasses.replace(getattr(base, section), **own)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error}") from None
+    return Config(**sections)
+
+
+def from_yaml(path: str | Path, base: Optional[Config] = None) -> Config:
+    """Reads a YAML file of flag names and values; raises ConfigError naming the file."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: found {type(values).__name__}, expected lines of `flag: value`")
+    return from_dict(values, base, source=str(path))
+
+
+def _kinds(hint: Any) -> tuple[type, ...]:
+    if get_origin(hint) is Literal:
+        return (str,)
+    return get_args(hint) or (hint,)  # Optional[int] -> (int, NoneType)
+
+
+def _as_declared(name: str, value: Any) -> Any:
+    return float(value) if float in _kinds(FLAGS[name]) and value is not None else value
+
+
+def _check_type(name: str, value: Any, source: str) -> None:
+    kinds = _kinds(FLAGS[name])
+    fits = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+    if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):
+        fits = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", str(value)) is not None
+    hint = FLAGS[name]
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ConfigError(f"{source}: {name} is {value!r}: expected one of {', '.join(map(repr, get_args(hint)))}")
+    if not fits:
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise ConfigError(f"{source}: {name} is {value!r}: expected {expected}")
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; `python train.py --help` lists all"
+
+
+def normalise_arguments(arguments: Sequence[str], flags: dict[str, Any]) -> list[str]:
+    """Brings the reference's spellings of flags to one form: `--name value`.
+
+    Hyphens become underscores, `--name=value` is split, booleans may be bare (`--amp`), negated (`--noamp`,
+    `--no-amp`) or spelled (`--amp=False`, `--amp true`).
+
+    Args:
+        arguments: as typed. flags: {name: type} of the flags that exist.
+
+    Raises:
+        ConfigError: unknown flag (names the nearest), stray argument, or a boolean that is none.
+    """
+    out: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            out.append("--help")
+            continue
+        if not argument.startswith("-") or argument == "-":
+            raise ConfigError(f"found the stray argument {argument!r}: expected --flag value")
+        name, has_value, value = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        negated = name not in flags and name.startswith("no") and flags.get(name[2:].lstrip("_")) is bool
+        if negated:
+            name = name[2:].lstrip("_")
+        if name not in flags:
+            raise ConfigError(f"unknown flag --{name}{_nearest(name, flags)}")
+        if flags[name] is bool:
+            if not has_value:
+                value = queue.pop(0) if queue and queue[0].lower() in _TRUTH else "True"
+            if value.lower() not in _TRUTH:
+                raise ConfigError(f"--{name} is {value!r}: expected True or False")
+            value = str(_TRUTH[value.lower()] != negated)
+        elif not has_value:
+            if not queue:
+                raise ConfigError(f"--{name} has no value: expected --{name} VALUE")
+            value = queue.pop(0)
+        out += [f"--{name}", value]
+    return out
+
+
+_TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+
+
+def parse_arguments(
+    arguments: Sequence[str],
+    *,
+    description: str,
+    base: Optional[Config] = None,
+    extra: Any = None,
+) -> tuple[Config, Any]:
+    """Reads a command line: `--config FILE` first, then every other flag over it.
+
+    Args:
+        arguments: without the program's name. description: first line of --help.
+        base: the configuration that flags are set on, e.g. a checkpoint's.
+        extra: an instance of a dataclass with the flags that only this program has.
+
+    Returns:
+        the configuration, and `extra` with its flags set.
+
+    Raises:
+        ConfigError: one line for the user. `--help` prints and exits.
+    """
+    extra_flags = get_type_hints(type(extra)) if extra is not None else {}
+    hints = {**FLAGS, **extra_flags}
+    normalised = normalise_arguments(arguments, {**hints, "config": str})
+    if "--help" in normalised:
+        _print_help(description, base or Config(), extra)
+    pairs = [(flag[2:], text) for flag, text in zip(normalised[::2], normalised[1::2])]
+    base = base or Config()
+    for name, text in pairs:
+        if name == "config":
+            base = from_yaml(text, base)
+    values = {name: _value(name, text, hints[name]) for name, text in pairs if name != "config"}
+    extra_values = {name: values.pop(name) for name in extra_flags if name in values}
+    config = from_dict(values, base, source="command line")
+    return config, dataclasses.replace(extra, **extra_values) if extra is not None else None
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    kinds = _kinds(hint)
+    if type(None) in kinds and text in ("None", ""):
+        return None
+    if bool in kinds:
+        return text == "True"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                raise ConfigError(f"command line: --{name} is {text!r}: expected {kind.__name__}") from None
+    return text
+
+
+def _print_help(description: str, base: Config, extra: Any) -> None:
+    import tyro
+
+    parts = [] if extra is None else [("program", type(extra), field(default=extra))]
+    parts += [(name, kind, field(default=getattr(base, name))) for name, kind in SECTIONS.items()]
+    kind = dataclasses.make_dataclass("Flags", [("config", Optional[str], None), *parts])
+    kind.__doc__ = "Flags."
+    tyro.cli(
+        kind,
+        args=["--help"],
+        prog=Path(sys.argv[0]).name,
+        description=description,
+        use_underscores=True,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+
+
+def run_main(main: Callable[[list[str]], int]) -> None:
+    """Runs an entry script's main; an error meant for the user ends it with one line and status 2, no traceback.
+
+    Such errors are ValueError and OSError; anything else is a defect and keeps its traceback.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

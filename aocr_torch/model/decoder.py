@@ -1,0 +1,216 @@
+"""The four character decoders: attention or NetSlice, each with or without autoregression, on an LSTM or GRU cell.
+
+B batch, L feature positions, C channels, T steps, K classes, U units.
+
+The cells are one Linear (two for the GRU) and element-wise operations instead of nn.LSTMCell: they take TensorFlow's
+kernel, forget bias and clipping as they are, and on Ascend they need no operator that compiles anew.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LSTMCell(nn.Module):
+    """TensorFlow's LSTM cell: gates in the order i, j, f, o, forget bias added at run time, cell state clipped.
+
+    c = clip(sigmoid(f + 1) c + sigmoid(i) tanh(j)); h = sigmoid(o) tanh(c). The state is (c, h), in the order in which
+    the reference concatenates it for the attention query.
+    """
+
+    forget_bias = 1.0
+    state_parts = 2
+
+    def __init__(self, input_size: int, num_units: int, state_clip_value: float):
+        super().__init__()
+        self.linear = nn.Linear(input_size + num_units, 4 * num_units)
+        self.state_clip_value = state_clip_value
+        nn.init.orthogonal_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """x (B, input_size), state ((B, U), (B, U)) -> the new state."""
+        c, h = state
+        i, j, f, o = self.linear(torch.cat([x, h], 1)).chunk(4, 1)  # (B, U) each
+        c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * torch.tanh(j)
+        if self.state_clip_value > 0:
+            c = c.clamp(-self.state_clip_value, self.state_clip_value)
+        return c, torch.sigmoid(o) * torch.tanh(c)
+
+
+class GRUCell(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014, with the reset gate behind the hidden product as in cuDNN).
+
+    r, z = sigmoid; n = tanh(x W_n + b_n + r (h U_n + u_n)); h = (1 - z) n + z h. An addition of this project.
+    """
+
+    state_parts = 1
+
+    def __init__(self, input_size: int, num_units: int, state_clip_value: float = 0.0):
+        super().__init__()
+        self.linear = nn.Linear(input_size, 3 * num_units)
+        self.hidden = nn.Linear(num_units, 3 * num_units)
+        for layer in (self.linear, self.hidden):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """x (B, input_size), state ((B, U),) -> the new state."""
+        (h,) = state
+        reset_x, update_x, new_x = self.linear(x).chunk(3, 1)  # (B, U) each
+        reset_h, update_h, new_h = self.hidden(h).chunk(3, 1)
+        update = torch.sigmoid(update_x + update_h)
+        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+        return (new + update * (h - new),)
+
+
+CELLS = {"lstm": LSTMCell, "gru": GRUCell}
+
+
+def _glorot_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    layer = nn.Linear(in_features, out_features, bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _classifier(num_units: int, num_classes: int) -> nn.Linear:
+    layer = nn.Linear(num_units, num_classes)
+    nn.init.orthogonal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _previous_character(logits: Tensor, labels: Optional[Tensor], step: int) -> Tensor:
+    """The ids (B,) that step `step` + 1 is told: the ground truth in training, else the choice just made."""
+    return logits.argmax(1) if labels is None else labels[:, step]
+
+
+class AttentionDecoder(nn.Module):
+    """Additive attention over all positions of all views (Wojna et al. 2017; TensorFlow's legacy attention decoder).
+
+    Args:
+        channels: C. num_classes: K. num_steps: T. num_units: U.
+        use_autoregression: whether a step is told the previous character.
+        cell: "lstm" or "gru". state_clip_value: bound of the LSTM's cell state, 0 for none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        num_steps: int,
+        num_units: int = 256,
+        use_autoregression: bool = True,
+        cell: str = "lstm",
+        state_clip_value: float = 10.0,
+    ):
+        super().__init__()
+        self.num_steps, self.num_units, self.num_classes = num_steps, num_units, num_classes
+        self.use_autoregression = use_autoregression
+        self.input_projection = _glorot_linear(num_classes + channels, num_classes)
+        self.cell = CELLS[cell](num_classes, num_units, state_clip_value)
+        self.attention_key = _glorot_linear(channels, channels, bias=False)
+        self.attention_query = _glorot_linear(self.cell.state_parts * num_units, channels)
+        self.attention_v = nn.Parameter(torch.empty(channels))
+        self.output_projection = _glorot_linear(num_units + channels, num_units)
+        self.classifier = _classifier(num_units, num_classes)
+        nn.init.uniform_(self.attention_v, -((3 / channels) ** 0.5), (3 / channels) ** 0.5)  # Glorot in one dimension
+
+    def forward(self, features: Tensor, labels: Optional[Tensor] = None) -> tuple[Tensor, Tensor]:
+        """Reads T characters.
+
+        Args:
+            features: float (B, L, C).
+            labels: int64 (B, T), the characters to feed back (teacher forcing); None feeds back the decoder's own.
+
+        Returns:
+            logits float (B, T, K) and attention weights float32 (B, T, L), each row summing to 1.
+        """
+        batch = features.shape[0]
+        keys = self.attention_key(features)  # (B, L, C), the same at every step
+        # A one-hot vector times a matrix is a row of it, so the character part of the projection is an embedding.
+        character_weight, context_weight = self.input_projection.weight.split(
+            [self.num_classes, features.shape[2]], dim=1
+        )
+        characters = character_weight.t()  # (K, K)
+        context = features.new_zeros(batch, features.shape[2])  # (B, C)
+        state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
+        previous: Optional[Tensor] = None
+        all_logits, all_attention = [], []
+        for step in range(self.num_steps):
+            x = F.linear(context, context_weight, self.input_projection.bias)  # (B, K)
+            if previous is not None:
+                x = x + F.embedding(previous, characters)
+            state = self.cell(x, state)
+            attention, context = self._attend(features, keys, torch.cat(state, 1))
+            output = self.output_projection(torch.cat([state[-1], context], 1))  # (B, U)
+            logits = self.classifier(output)  # (B, K)
+            if self.use_autoregression:
+                previous = _previous_character(logits, labels, step)
+            all_logits.append(logits)
+            all_attention.append(attention)
+        return torch.stack(all_logits, 1), torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
+
+    def _attend(self, features: Tensor, keys: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        query = self.attention_query(state)  # (B, C)
+        energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)
+        attention = torch.softmax(energy, 1, dtype=torch.float32)
+        context = torch.bmm(attention[:, None].to(features.dtype), features)[:, 0]  # (B, C)
+        return attention, context
+
+
+class NetSliceDecoder(nn.Module):
+    """No attention: step t reads the positions t .. t + L // T - 1 straight into the cell.
+
+    The stride is one position, as in the reference, so only the first T + L // T - 1 positions are ever read.
+
+    Args: as `AttentionDecoder`; num_positions: L.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_positions: int,
+        num_classes: int,
+        num_steps: int,
+        num_units: int = 256,
+        use_autoregression: bool = False,
+        cell: str = "lstm",
+        state_clip_value: float = 10.0,
+    ):
+        super().__init__()
+        if num_positions < num_steps:
+            raise ValueError(
+                f"found {num_positions} feature positions for {num_steps} steps, expected at least one a step; "
+                "use attention, larger images or an earlier final_endpoint"
+            )
+        self.num_steps, self.num_units, self.num_classes = num_steps, num_units, num_classes
+        self.use_autoregression = use_autoregression
+        self.slice_length = num_positions // num_steps
+        input_size = self.slice_length * channels + (num_classes if use_autoregression else 0)
+        self.cell = CELLS[cell](input_size, num_units, state_clip_value)
+        self.classifier = _classifier(num_units, num_classes)
+
+    def forward(self, features: Tensor, labels: Optional[Tensor] = None) -> tuple[Tensor, None]:
+        """As `AttentionDecoder.forward`; there are no attention weights to return."""
+        batch = features.shape[0]
+        state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
+        previous = features.new_zeros(batch, self.num_classes)  # (B, K)
+        all_logits = []
+        for step in range(self.num_steps):
+            x = features[:, step : step + self.slice_length].flatten(1)  # (B, slice_length * C)
+            if self.use_autoregression:
+                x = torch.cat([x, previous], 1)
+            state = self.cell(x, state)
+            logits = self.classifier(state[-1])  # (B, K)
+            if self.use_autoregression:
+                ids = _previous_character(logits, labels, step)
+                previous = F.one_hot(ids, self.num_classes).to(features.dtype)
+            all_logits.append(logits)
+        return torch.stack(all_logits, 1), None  # (B, T, K)

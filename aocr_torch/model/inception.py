@@ -1,0 +1,295 @@
+"""Inception-v3 up to a chosen endpoint, shared by the views, with the BatchNorm of the reference.
+
+B batch, V views, N = B*V images, C channels, H W map.
+
+The layers and their names are torchvision's Inception3 (so its published weights load); three things differ, all
+as in the TensorFlow reference: average pools do not count their padding, BatchNorm has no learned scale, and in
+training the statistics may be taken view by view.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ENDPOINTS = (
+    "Conv2d_1a_3x3",
+    "Conv2d_2a_3x3",
+    "Conv2d_2b_3x3",
+    "MaxPool_3a_3x3",
+    "Conv2d_3b_1x1",
+    "Conv2d_4a_3x3",
+    "MaxPool_5a_3x3",
+    "Mixed_5b",
+    "Mixed_5c",
+    "Mixed_5d",
+    "Mixed_6a",
+    "Mixed_6b",
+    "Mixed_6c",
+    "Mixed_6d",
+    "Mixed_6e",
+    "Mixed_7a",
+    "Mixed_7b",
+    "Mixed_7c",
+)
+EPSILON = 0.001
+
+
+class ViewBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose training statistics belong to one view each, as the reference runs its tower view by view.
+
+    The scale is a frozen 1 rather than `affine=False`, because mixed precision by Ascend's apex keeps only affine
+    BatchNorm in float32. The moving variance takes the unbiased batch variance, as TensorFlow's fused kernel does.
+
+    Args:
+        channels: C.
+        num_views: V; the input holds the V views of each example one after the other.
+        per_view: statistics and moving averages view by view (V updates a step, the reference); otherwise over all
+            views at once, one update that weighs as much as V.
+        decay: of the moving averages, per view.
+        cumulative_start: the averages start as a plain mean and grow into `decay`: short trainings need it.
+    """
+
+    def __init__(self, channels: int, num_views: int, per_view: bool, decay: float, cumulative_start: bool):
+        super().__init__(channels, eps=EPSILON, momentum=1 - decay)
+        self.weight.requires_grad_(False)
+        self.groups = num_views if per_view else 1
+        self.views_per_update = 1 if per_view else num_views
+        self.decay = decay
+        self.cumulative_start = cumulative_start
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises x, float (N, C, H, W), and in training updates the moving averages."""
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        images, channels, height, width = x.shape
+        if images % self.groups:
+            raise ValueError(f"found a batch of {images} images, expected whole examples of {self.groups} views")
+        grouped = x.reshape(images // self.groups, self.groups * channels, height, width)  # (B, V*C, H, W), no copy
+        mean = torch.zeros_like(self.running_mean).repeat(self.groups)  # (V*C,)
+        variance = torch.zeros_like(mean)
+        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        # With momentum 1 the kernel leaves the batch's own mean and unbiased variance in the two buffers.
+        out = F.batch_norm(grouped, mean, variance, weight, bias, True, 1.0, self.eps)
+        self._update_averages(mean.view(self.groups, channels), variance.view(self.groups, channels))
+        return out.reshape(images, channels, height, width)
+
+    @torch.no_grad()
+    def _update_averages(self, means: Tensor, variances: Tensor) -> None:
+        fraction: float | Tensor = 1 - self.decay**self.views_per_update
+        for mean, variance in zip(means, variances):  # (C,)
+            self.num_batches_tracked += self.views_per_update
+            if self.cumulative_start:
+                plain_mean = self.views_per_update / self.num_batches_tracked.to(mean.dtype)
+                fraction = plain_mean.clamp(min=1 - self.decay**self.views_per_update)
+            self.running_mean.lerp_(mean, fraction)
+            self.running_var.lerp_(variance, fraction)
+
+
+class ConvBatchNorm(nn.Module):
+    """Convolution without bias, BatchNorm, ReLU. `norm` makes the BatchNorm from a channel count."""
+
+    def __init__(self, norm, in_channels: int, out_channels: int, kernel, stride: int = 1, padding=0):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
+        self.bn = norm(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+        return F.relu(self.bn(self.conv(x)), inplace=True)
+
+
+def _average_pool(x: Tensor) -> Tensor:
+    """3x3, stride 1, SAME; TensorFlow leaves the padding out of the mean, PyTorch's default would count it."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class MixedA(nn.Module):
+    """Mixed_5b, 5c, 5d."""
+
+    def __init__(self, norm, in_channels: int, pool_channels: int):
+        super().__init__()
+        self.branch1x1 = ConvBatchNorm(norm, in_channels, 64, 1)
+        self.branch5x5_1 = ConvBatchNorm(norm, in_channels, 48, 1)
+        self.branch5x5_2 = ConvBatchNorm(norm, 48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = ConvBatchNorm(norm, in_channels, 64, 1)
+        self.branch3x3dbl_2 = ConvBatchNorm(norm, 64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvBatchNorm(norm, 96, 96, 3, padding=1)
+        self.branch_pool = ConvBatchNorm(norm, in_channels, pool_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 224 + pool_channels, H, W)."""
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(_average_pool(x))], 1)
+
+
+class MixedB(nn.Module):
+    """Mixed_6a: halves the map."""
+
+    def __init__(self, norm, in_channels: int):
+        super().__init__()
+        self.branch3x3 = ConvBatchNorm(norm, in_channels, 384, 3, stride=2)
+        self.branch3x3dbl_1 = ConvBatchNorm(norm, in_channels, 64, 1)
+        self.branch3x3dbl_2 = ConvBatchNorm(norm, 64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = ConvBatchNorm(norm, 96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 480 + C, (H - 1) // 2, (W - 1) // 2)."""
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class MixedC(nn.Module):
+    """Mixed_6b .. 6e, with 7x7 convolutions as pairs of 1x7 and 7x1."""
+
+    def __init__(self, norm, channels_7x7: int):
+        super().__init__()
+        c = channels_7x7
+        row = {"kernel": (1, 7), "padding": (0, 3)}
+        column = {"kernel": (7, 1), "padding": (3, 0)}
+        self.branch1x1 = ConvBatchNorm(norm, 768, 192, 1)
+        self.branch7x7_1 = ConvBatchNorm(norm, 768, c, 1)
+        self.branch7x7_2 = ConvBatchNorm(norm, c, c, **row)
+        self.branch7x7_3 = ConvBatchNorm(norm, c, 192, **column)
+        self.branch7x7dbl_1 = ConvBatchNorm(norm, 768, c, 1)
+        self.branch7x7dbl_2 = ConvBatchNorm(norm, c, c, **column)
+        self.branch7x7dbl_3 = ConvBatchNorm(norm, c, c, **row)
+        self.branch7x7dbl_4 = ConvBatchNorm(norm, c, c, **column)
+        self.branch7x7dbl_5 = ConvBatchNorm(norm, c, 192, **row)
+        self.branch_pool = ConvBatchNorm(norm, 768, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 768, H, W) -> (N, 768, H, W)."""
+        seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(_average_pool(x))], 1)
+
+
+class MixedD(nn.Module):
+    """Mixed_7a: halves the map."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.branch3x3_1 = ConvBatchNorm(norm, 768, 192, 1)
+        self.branch3x3_2 = ConvBatchNorm(norm, 192, 320, 3, stride=2)
+        self.branch7x7x3_1 = ConvBatchNorm(norm, 768, 192, 1)
+        self.branch7x7x3_2 = ConvBatchNorm(norm, 192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = ConvBatchNorm(norm, 192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = ConvBatchNorm(norm, 192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 768, H, W) -> (N, 1280, (H - 1) // 2, (W - 1) // 2)."""
+        three = self.branch3x3_2(self.branch3x3_1(x))
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat([three, seven, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class MixedE(nn.Module):
+    """Mixed_7b, 7c."""
+
+    def __init__(self, norm, in_channels: int):
+        super().__init__()
+        row = {"kernel": (1, 3), "padding": (0, 1)}
+        column = {"kernel": (3, 1), "padding": (1, 0)}
+        self.branch1x1 = ConvBatchNorm(norm, in_channels, 320, 1)
+        self.branch3x3_1 = ConvBatchNorm(norm, in_channels, 384, 1)
+        self.branch3x3_2a = ConvBatchNorm(norm, 384, 384, **row)
+        self.branch3x3_2b = ConvBatchNorm(norm, 384, 384, **column)
+        self.branch3x3dbl_1 = ConvBatchNorm(norm, in_channels, 448, 1)
+        self.branch3x3dbl_2 = ConvBatchNorm(norm, 448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = ConvBatchNorm(norm, 384, 384, **row)
+        self.branch3x3dbl_3b = ConvBatchNorm(norm, 384, 384, **column)
+        self.branch_pool = ConvBatchNorm(norm, in_channels, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 2048, H, W)."""
+        three = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        branches = [self.branch1x1(x), self.branch3x3_2a(three), self.branch3x3_2b(three)]
+        branches += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
+        return torch.cat([*branches, self.branch_pool(_average_pool(x))], 1)
+
+
+class InceptionTower(nn.Module):
+    """Inception-v3 from the image to `final_endpoint`.
+
+    Source: the TF-slim network as FACTS of the reference describe it; layer by layer the same as torchvision's.
+
+    Args:
+        final_endpoint: one of `ENDPOINTS`; what lies behind it is not built.
+        num_views, per_view, decay, cumulative_start: see `ViewBatchNorm2d`.
+    """
+
+    def __init__(
+        self, final_endpoint: str, num_views: int, per_view: bool, decay: float = 0.9997, cumulative_start: bool = False
+    ):
+        super().__init__()
+        if final_endpoint not in ENDPOINTS:
+            raise ValueError(f"found final_endpoint {final_endpoint!r}, expected one of {', '.join(ENDPOINTS)}")
+
+        def norm(channels: int) -> ViewBatchNorm2d:
+            return ViewBatchNorm2d(channels, num_views, per_view, decay, cumulative_start)
+
+        builders = {
+            "Conv2d_1a_3x3": lambda: ConvBatchNorm(norm, 3, 32, 3, stride=2),
+            "Conv2d_2a_3x3": lambda: ConvBatchNorm(norm, 32, 32, 3),
+            "Conv2d_2b_3x3": lambda: ConvBatchNorm(norm, 32, 64, 3, padding=1),
+            "MaxPool_3a_3x3": lambda: nn.MaxPool2d(3, stride=2),
+            "Conv2d_3b_1x1": lambda: ConvBatchNorm(norm, 64, 80, 1),
+            "Conv2d_4a_3x3": lambda: ConvBatchNorm(norm, 80, 192, 3),
+            "MaxPool_5a_3x3": lambda: nn.MaxPool2d(3, stride=2),
+            "Mixed_5b": lambda: MixedA(norm, 192, 32),
+            "Mixed_5c": lambda: MixedA(norm, 256, 64),
+            "Mixed_5d": lambda: MixedA(norm, 288, 64),
+            "Mixed_6a": lambda: MixedB(norm, 288),
+            "Mixed_6b": lambda: MixedC(norm, 128),
+            "Mixed_6c": lambda: MixedC(norm, 160),
+            "Mixed_6d": lambda: MixedC(norm, 160),
+            "Mixed_6e": lambda: MixedC(norm, 192),
+            "Mixed_7a": lambda: MixedD(norm),
+            "Mixed_7b": lambda: MixedE(norm, 1280),
+            "Mixed_7c": lambda: MixedE(norm, 2048),
+        }
+        for name in ENDPOINTS[: ENDPOINTS.index(final_endpoint) + 1]:
+            self.add_module(name, builders[name]())
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Float images (N, 3, h, w), already scaled -> feature maps (N, C, H, W) of the final endpoint."""
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+    def endpoints(self, x: Tensor) -> dict[str, Tensor]:
+        """As `forward`, but returns the maps of every endpoint by name."""
+        maps = {}
+        for name, layer in self.named_children():
+            maps[name] = x = layer(x)
+        return maps
+
+    @torch.no_grad()
+    def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """(C, H, W) of the final map for images of this size; raises ValueError where the image is too small."""
+        was_training = self.training
+        device = next(self.parameters()).device
+        try:
+            _, channels, map_height, map_width = self.eval()(torch.zeros(1, 3, height, width, device=device)).shape
+        except RuntimeError as error:
+            raise ValueError(
+                f"found views of {height}x{width} (height x width), too small for the endpoint; "
+                "use larger images, fewer views or an earlier final_endpoint"
+            ) from error
+        finally:
+            self.train(was_training)
+        return channels, map_height, map_width
+
+
+def _initialise(module: nn.Module) -> None:
+    """Variance scaling with factor 2 and fan-in; slim widens the truncated normal by 1.3 to make up for the tails."""
+    if isinstance(module, nn.Conv2d):
+        fan_in = module.weight[0].numel()
+        std = (1.3 * 2 / fan_in) ** 0.5
+        nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
