@@ -1,0 +1,79 @@
+"""tools/synthesize.py as a user runs it."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parent.parent / "tools" / "synthesize.py"
+SMALL = ["--preset", "demo", "--num_train", "4", "--num_validation", "2", "--num-test", "2", "--processes", "1"]
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("synthesize_tool", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # tyro looks the annotations up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def keep_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("keep_sigterm")
+def test_draws_and_says_what_it_did(tool, tmp_path, capsys):
+    out = str(tmp_path / "signs")
+    assert tool.main([out, *SMALL]) == 0
+    assert capsys.readouterr().out == f"4 train, 2 validation, 2 test signs drawn into {out} (charset of 34)\n"
+    assert (tmp_path / "signs" / "charset_size=34.txt").is_file()
+    assert tool.main([out, *SMALL]) == 0
+    assert "already in" in capsys.readouterr().out
+
+
+def test_a_preset_gives_the_defaults_and_flags_win(tool):
+    options = tool.parse(["signs", "--preset", "demo", "--effects.yaw", "30", "--force", "--max_length=12"])
+    assert options.parameters.view_width == 96
+    assert options.parameters.effects.yaw == 30
+    assert options.parameters.effects.max_lines == 1
+    assert options.parameters.max_length == 12
+    assert options.force
+    assert tool.parse(["signs"]).parameters == tool.SyntheticParameters()
+
+
+def test_an_error_is_one_line_and_a_status(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(TOOL), str(tmp_path / "signs"), "--height", "3"], capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert result.stderr == "error: height is 3: expected at least 16\n"
+
+
+@pytest.mark.parametrize("arguments", [["--preset", "nice"], ["--hight", "20"], []])
+def test_unknown_arguments_end_with_a_message(tool, arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.parse((["signs"] if arguments else []) + arguments)
+    assert stop.value.code
+    assert capsys.readouterr().err
+
+
+def test_sigterm_leaves_nothing(tmp_path):
+    command = [sys.executable, str(TOOL), str(tmp_path / "signs"), "--num_train", "100000", "--processes", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".signs.partial-*/drawn/train/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "was not written" in errors
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,70 @@
+"""Draws a data set of synthetic street signs in FSNS format: shards, charset file, and a JSON of its parameters.
+
+python tools/synthesize.py OUT                                 # like FSNS: four views of 150x150, long names
+python tools/synthesize.py OUT --preset demo                   # two views of 48x96, short names on clean plates
+python tools/synthesize.py OUT --num_train 20000 --effects.yaw 30 --processes 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tqdm import tqdm
+
+from aocr_torch.config import run_main
+from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draws a data set of synthetic street signs in FSNS format."""
+
+    out: tyro.conf.Positional[Path]
+    """Folder to make."""
+    parameters: Annotated[SyntheticParameters, tyro.conf.arg(name="")]
+    """All that the data depends on."""
+    preset: Literal["fsns", "demo"] = "fsns"
+    """Where the defaults of the other options come from."""
+    processes: int = os.cpu_count() or 1
+    """Processes that draw; the data does not depend on it."""
+    force: bool = False
+    """Replace another synthetic data set in that folder."""
+
+
+def parse(arguments: list[str]) -> Options:
+    """The command line; --preset is looked for first because it gives the defaults of the other options."""
+    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first_look.add_argument("--preset", default="fsns")
+    preset = first_look.parse_known_args(arguments)[0].preset
+    defaults = Options(tyro.MISSING, PRESETS.get(preset, PRESETS["fsns"]))  # tyro reports a preset that is unknown
+    return tyro.cli(Options, args=arguments, default=defaults, use_underscores=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Draws what the arguments ask for; the exit status is 0 also where it was already there."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    num_signs = sum(options.parameters.counts().values())
+    try:
+        with tqdm(total=num_signs, unit="sign", disable=None, leave=False) as bar:
+            summary = synthesize(
+                options.out, options.parameters, options.processes, force=options.force, report=bar.update
+            )
+    except KeyboardInterrupt:
+        print(f"interrupted: {options.out} was not written", file=sys.stderr)
+        return 130
+    counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
+    state = "drawn into" if summary.was_written else "already in"
+    print(f"{counts} signs {state} {options.out} (charset of {summary.charset_size})")
+    return 0
+
+
+if __name__ == "__main__":
+    run_main(main)
