@@ -6,7 +6,7 @@ says after the end of the target goes unpunished in both of its measures; the me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from rapidfuzz.distance import Levenshtein
@@ -44,7 +44,7 @@ def sequence_accuracy(predictions: torch.Tensor, targets: torch.Tensor, null_id:
 class Metrics:
     """Sums over any number of batches and ranks; a mean over everything at the end.
 
-    The state is a short vector of sums, so ranks are merged by adding and no example is kept.
+    The state is a short vector of sums: ranks are merged by adding theirs, and no example is kept.
     """
 
     _FIELDS = (
@@ -97,16 +97,15 @@ class Metrics:
         """The sums, (8,) float64 on the CPU: counts are exact up to 2**53, so ranks may be added in any order."""
         return torch.tensor(list(self._sums.values()), dtype=torch.float64)
 
-    @classmethod
-    def merge(cls, states: Iterable[torch.Tensor], null_id: int) -> Metrics:
-        """The metrics over the batches of all states (one of each rank, say)."""
-        merged = cls(null_id)
-        total = torch.stack([state.to("cpu", torch.float64) for state in states]).sum(0)
-        merged._sums = dict(zip(cls._FIELDS, total.tolist()))
-        return merged
-
     def result(self) -> dict[str, float]:
-        """The measures under their names. NaN where nothing was counted (no example; only empty targets).
+        """The measures so far, see result_of."""
+        return self.result_of(self.state())
+
+    @classmethod
+    def result_of(cls, state: torch.Tensor) -> dict[str, float]:
+        """The measures of a state, or of the sum of several ranks' states, under their names.
+
+        NaN where nothing was counted (no example; only empty targets).
 
         CharacterAccuracy: mean of character_accuracy over the examples whose target is not empty.
         SequenceAccuracy: mean of sequence_accuracy over all examples.
@@ -114,7 +113,7 @@ class Metrics:
         CharacterErrorRate: sum of the Levenshtein distances / sum of the target lengths; can exceed 1.
         NormalizedEditDistance: 1 - mean of distance / length of the longer text, so 1 is perfect.
         """
-        sums = self._sums
+        sums = dict(zip(cls._FIELDS, state.tolist()))
         examples = sums["num_examples"]
         return {
             CHARACTER_ACCURACY: _ratio(sums["character_accuracy_sum"], examples - sums["num_empty_targets"]),

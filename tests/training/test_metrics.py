@@ -118,15 +118,11 @@ def test_nothing_measured_is_not_a_number():
     assert all(math.isnan(value) for name, value in result.items() if not name.startswith("num_"))
 
 
-def test_merged_states_are_the_metrics_of_all_batches():
+def test_the_sum_of_states_is_the_metrics_of_all_batches():
     pairs = [("abcdef", "abc"), ("", ""), ("ab", "ac"), ("fed", "def"), ("a", "a"), ("", "abc"), ("bcd", "abcd")]
     states = [measured(pairs[:3]).state(), Metrics(NULL).state(), measured(pairs[3:]).state()]
     assert states[0].dtype == torch.float64
-    merged = Metrics.merge(states, NULL)
-    assert merged.result() == pytest.approx(measured(pairs).result(), rel=1e-15)
-    predictions, targets = ids("ab"), ids("ab")
-    merged.update(predictions, targets, ["ab"], ["ab"])
-    assert merged.result()["num_examples"] == 8
+    assert Metrics.result_of(sum(states)) == pytest.approx(measured(pairs).result(), rel=1e-15)
 
 
 def test_batches_that_do_not_fit_together_are_refused():
