@@ -165,8 +165,6 @@ class Run:
 
     device: str = "auto"
     """cpu, cuda:0, npu:0, ...; auto takes an accelerator if there is one."""
-    amp: bool = False
-    """Mixed precision: float16 with dynamic loss scaling on accelerators, bfloat16 on the CPU."""
     train_log_dir: str = "runs/train"
     """Folder of checkpoints and logs; a training resumes from it by default."""
     max_number_of_steps: int = 400_000

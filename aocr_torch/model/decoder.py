@@ -130,7 +130,7 @@ class AttentionDecoder(nn.Module):
             labels: int64 (B, T), the characters to feed back (teacher forcing); None feeds back the decoder's own.
 
         Returns:
-            logits float (B, T, K) and attention weights float32 (B, T, L), each row summing to 1.
+            logits float (B, T, K) and attention weights float32 or wider (B, T, L), each row summing to 1.
         """
         batch = features.shape[0]
         keys = self.attention_key(features)  # (B, L, C), the same at every step
@@ -160,7 +160,7 @@ class AttentionDecoder(nn.Module):
     def _attend(self, features: Tensor, keys: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         query = self.attention_query(state)  # (B, C)
         energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)
-        attention = torch.softmax(energy, 1, dtype=torch.float32)
+        attention = torch.softmax(energy, 1, dtype=torch.promote_types(energy.dtype, torch.float32))
         context = torch.bmm(attention[:, None].to(features.dtype), features)[:, 0]  # (B, C)
         return attention, context
 

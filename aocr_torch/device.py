@@ -1,0 +1,132 @@
+"""Devices: the only file that names cpu, cuda and npu, nccl, hccl and gloo."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import platform
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+
+
+class DeviceError(ValueError):
+    """A device that is not there; the message says what is missing and what to do."""
+
+
+def resolve(name: str) -> torch.device:
+    """The device a user means, made current.
+
+    Args:
+        name: cpu; cuda or npu with or without an index (without one it is LOCAL_RANK, as torchrun sets it);
+            auto: the first of npu, cuda, cpu that is there.
+
+    Raises:
+        DeviceError: unknown name, missing software, or no device with that index.
+    """
+    if name == "auto":
+        name = next((kind for kind in ("npu", "cuda") if _is_available(kind)), "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in BACKENDS or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise DeviceError(f"found device {name!r}: expected cpu, cuda, cuda:0, npu, npu:0 or auto")
+    if kind == "cpu":
+        tune_host_allocator()
+        return torch.device("cpu")
+    if kind == "npu":
+        _import_torch_npu()
+    module = getattr(torch, kind)
+    if not module.is_available():
+        raise DeviceError(f"found no {kind} device: check the driver and the torch build, or use --device cpu")
+    number = int(index) if index else int(os.environ.get("LOCAL_RANK", "0"))
+    if number >= module.device_count():
+        raise DeviceError(f"found {module.device_count()} {kind} device(s), no {kind}:{number}: use a smaller index")
+    device = torch.device(kind, number)
+    module.set_device(device)
+    if kind == "npu":
+        # Precompiled kernels: without this the first 910 compiles every new shape while it trains.
+        module.set_compile_mode(jit_compile=False)
+    return device
+
+
+def _is_available(kind: str) -> bool:
+    if kind == "npu" and not hasattr(torch, "npu"):
+        return False
+    return getattr(torch, kind).is_available()
+
+
+def _import_torch_npu() -> Any:
+    try:
+        return importlib.import_module("torch_npu")
+    except ModuleNotFoundError as error:
+        if error.name != "torch_npu":
+            raise DeviceError(f"torch_npu cannot be imported: {error}; install what it names") from error
+        raise DeviceError(
+            "--device npu needs torch_npu, which is not installed: pip install 'aocr_torch[npu]' beside CANN"
+        ) from error
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DeviceError(
+            f"torch_npu is installed but does not load ({str(error).splitlines()[0]}): "
+            "source CANN's set_env.sh, and check that torch_npu is the one made for this torch"
+        ) from error
+
+
+def process_group_backend(device: torch.device) -> str:
+    """The collective library for a device: gloo, nccl or hccl."""
+    return BACKENDS[device.type]
+
+
+def uses_pinned_memory(device: torch.device) -> bool:
+    """Whether batches should be copied from page-locked memory: wherever they cross to an accelerator."""
+    return device.type != "cpu"
+
+
+def is_host(device: torch.device) -> bool:
+    """Whether reading a value of this device costs no synchronisation."""
+    return device.type == "cpu"
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all it was given, for timing."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize(device)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds Python, NumPy and torch on every device."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The state of torch's random numbers, uint8 tensors, on the host and on `device`."""
+    state = {"host": torch.get_rng_state()}
+    if device.type != "cpu":
+        state["device"] = getattr(torch, device.type).get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Restores what `rng_state` returned."""
+    torch.set_rng_state(state["host"])
+    if device.type != "cpu" and "device" in state:
+        getattr(torch, device.type).set_rng_state(state["device"], device)
+
+
+def tune_host_allocator() -> None:
+    """Keeps freed memory in the process, on glibc.
+
+    By default every large temporary is mapped, zeroed page by page and unmapped again, which costs a training step on
+    the CPU more than half of its time. Elsewhere this does nothing.
+    """
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+    libc.mallopt(m_mmap_max, 0)
+    libc.mallopt(m_trim_threshold, -1)

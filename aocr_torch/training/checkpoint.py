@@ -1,0 +1,199 @@
+"""Checkpoints: written beside and renamed into place, read without executing anything, and put into a model.
+
+A training checkpoint is a dict of plain types and tensors:
+  format 'aocr_torch/1', model, optimizer, schedule, ema (or None), step, position (examples consumed), rng,
+  config (flat), charset, best (or None).
+A converted one has format, model, source, and for whole models step and momentum by parameter name.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from aocr_torch.config import Config, from_dict
+from aocr_torch.data.charset import Charset
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training.optim import ExponentialMovingAverage
+
+FORMAT = "aocr_torch/1"
+
+
+class CheckpointError(ValueError):
+    """A file that is no checkpoint, or one that does not fit the model; names both sides."""
+
+
+def save(path: str | Path, state: dict[str, Any]) -> None:
+    """Writes `state` so that `path` holds either the old or the new file, whenever the process is killed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the host.
+
+    Raises:
+        CheckpointError: missing, damaged, or another program's file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        newest = Checkpoints(path).newest()
+        if newest is None:
+            raise CheckpointError(f"{path}: a folder without checkpoint-*.pth: name a checkpoint file")
+        path = newest
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file: name a checkpoint that train.py or convert_inception.py wrote")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for files that are not its own
+        hint = "a TensorFlow checkpoint must go through convert_inception.py first"
+        raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}); {hint}") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: found {type(state).__name__}, expected a dict of weights")
+    return state
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one training, checkpoint-00001200.pth and best.pth in `folder`.
+
+    Args:
+        folder: train_log_dir. keep: how many recent ones stay.
+    """
+
+    folder: Path
+    keep: int = 3
+
+    @property
+    def best(self) -> Path:
+        """Where the best checkpoint lies, if there is one."""
+        return self.folder / "best.pth"
+
+    def all(self) -> list[Path]:
+        """Every recent checkpoint, oldest first."""
+        found = [p for p in self.folder.glob("checkpoint-*.pth") if re.fullmatch(r"checkpoint-\d+\.pth", p.name)]
+        return sorted(found, key=lambda p: int(p.stem.split("-")[1]))
+
+    def newest(self) -> Optional[Path]:
+        """The checkpoint of the highest step, or None."""
+        return self.all()[-1] if self.all() else None
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Writes the checkpoint of state['step'] and removes those beyond `keep`."""
+        path = self.folder / f"checkpoint-{state['step']:08d}.pth"
+        save(path, state)
+        for old in self.all()[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+
+@dataclass
+class LoadReport:
+    """What became of every tensor of a file that was put into a model."""
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded, {len(self.missing)} kept their initial values"]
+        if self.ignored:
+            shown = ", ".join(self.ignored[:4]) + (", ..." if len(self.ignored) > 4 else "")
+            lines.append(f"{len(self.ignored)} of the file were not needed: {shown}")
+        return "; ".join(lines + self.notes)
+
+
+def load_tower(model: nn.Module, path: str | Path) -> LoadReport:
+    """Puts a converted Inception-v3, or torchvision's own inception_v3 weights, into `model.tower`.
+
+    Raises:
+        CheckpointError: a tensor of the tower is missing or has another shape.
+    """
+    state = load(path)
+    report = LoadReport()
+    weights = state.get("model", state)
+    if not any(name.startswith("tower.") for name in weights):
+        from aocr_torch.interop.tf_names import tower_state_from_torchvision
+
+        weights, report.notes = tower_state_from_torchvision(weights)
+    tower = {name: value for name, value in weights.items() if name.startswith("tower.")}
+    wanted = {f"tower.{name}" for name in model.tower.state_dict()}
+    report.missing = [name for name in model.state_dict() if not name.startswith("tower.")]
+    _copy_into(model, tower, wanted, report, path)
+    return report
+
+
+def load_model(model: nn.Module, path: str | Path, state: Optional[dict[str, Any]] = None) -> LoadReport:
+    """Puts a whole model's weights into `model`; everything must match.
+
+    Args:
+        state: what `load(path)` returned, where the caller has it already.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape; names both shapes.
+    """
+    state = state or load(path)
+    report = LoadReport()
+    _copy_into(model, state.get("model", state), set(model.state_dict()), report, path)
+    return report
+
+
+def config_of(state: dict[str, Any]) -> Config:
+    """The configuration a checkpoint was trained with; the defaults for a converted one, which has none."""
+    return from_dict(state.get("config", {}), source="checkpoint")
+
+
+def charset_of(state: dict[str, Any]) -> Optional[Charset]:
+    """The charset a checkpoint was trained with, or None for a converted one."""
+    return Charset.from_dict(state["charset"]) if "charset" in state else None
+
+
+def build_model(state: dict[str, Any], config: Config, charset: Charset, source: str | Path) -> AttentionOCR:
+    """The model of a checkpoint, on the host in evaluation mode, with the average of the weights where there is one.
+
+    Raises:
+        CheckpointError: the configuration asks for another model than the checkpoint holds.
+    """
+    model = AttentionOCR(config.data, config.model, charset.size)
+    load_model(model, source, state)
+    if state.get("ema") is not None:
+        average = ExponentialMovingAverage(model, config.optim.ema_decay)
+        average.load_state_dict(state["ema"])
+        average.copy_to(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def _copy_into(model: nn.Module, weights: dict[str, Tensor], wanted: set, report: LoadReport, path: str | Path) -> None:
+    own = model.state_dict()
+    missing = sorted(name for name in wanted if name not in weights and not name.endswith("num_batches_tracked"))
+    if missing:
+        raise CheckpointError(
+            f"{path}: has no {missing[0]!r} ({len(missing)} of {len(wanted)} tensors missing): it was made for another "
+            "architecture; check final_endpoint, use_attention, use_autoregression and cell"
+        )
+    for name in sorted(wanted & set(weights)):
+        if own[name].shape != weights[name].shape:
+            raise CheckpointError(
+                f"{path}: {name} has shape {tuple(weights[name].shape)}, the model expects {tuple(own[name].shape)}: "
+                "charset, units, coordinates or endpoint differ"
+            )
+        own[name].copy_(weights[name])
+        report.loaded.append(name)
+    report.ignored = sorted(set(weights) - wanted)

@@ -1,0 +1,131 @@
+"""Evaluation: every record exactly once, on any number of ranks, with the counts stated and enforced."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Callable, Optional
+
+import torch
+from torch import Tensor, nn
+
+from aocr_torch import device as devices
+from aocr_torch.config import Config, ConfigError
+from aocr_torch.data.augment import split_views
+from aocr_torch.data.charset import Charset
+from aocr_torch.data.fsns import EvalBatchSampler, FSNSDataset, find_charset, find_shards, make_loader
+from aocr_torch.data.records import Shards
+from aocr_torch.model.ocr import Prediction, interpret
+from aocr_torch.training import ranks
+from aocr_torch.training.metrics import Metrics
+
+
+class CountError(ValueError):
+    """An evaluation that did not see every record exactly once."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation measured."""
+
+    results: dict[str, Any]
+    """Of `Metrics.result`: the reference's measures, the strict ones, numbers of examples."""
+    records: int
+    """Records that there were to evaluate."""
+    evaluated: int
+    """Records read, predicted and measured."""
+    skipped: list[str] = field(default_factory=list)
+    """One message for each record left out, of this rank."""
+    num_skipped: int = 0
+    """Records left out, of all ranks."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """records, evaluated, skipped, as the last lines state them."""
+        return {"records": self.records, "evaluated": self.evaluated, "skipped": self.num_skipped}
+
+
+def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = None) -> FSNSDataset:
+    """The records of a split as the configuration lays them out.
+
+    Args:
+        charset: a checkpoint's; by default the data set's own file.
+
+    Raises:
+        ConfigError: no dataset_dir. FileNotFoundError, CharsetError, RecordError: as data/ says them.
+    """
+    data = config.data
+    if data.dataset_dir is None:
+        raise ConfigError(
+            "no data set: give --dataset_dir FOLDER with FSNS shards, or train the built-in demo with "
+            "--config configs/demo.yaml"
+        )
+    shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
+    return FSNSDataset(
+        shards,
+        charset or Charset.from_file(find_charset(data.dataset_dir, data.charset_filename)),
+        image_height=data.image_height,
+        image_width=data.image_width,
+        max_sequence_length=data.max_sequence_length,
+        skip_bad_records=data.skip_bad_records,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    dataset: FSNSDataset,
+    config: Config,
+    device: torch.device,
+    *,
+    limit: Optional[int] = None,
+    on_batch: Optional[Callable[[dict[str, Any], Prediction], None]] = None,
+) -> Evaluation:
+    """Evaluates the first `limit` records of `dataset` (all by default), split over the ranks.
+
+    Args:
+        model: an `AttentionOCR` on `device`; put into evaluation mode and back.
+        on_batch: called with each batch and what was read, on this rank.
+
+    Raises:
+        RecordError: a bad record, unless the data set skips them.
+        CountError: evaluated and skipped records are not all there were.
+    """
+    charset, data = dataset.charset, config.data
+    metrics = Metrics(charset.null_id)
+    sampler = EvalBatchSampler(
+        len(dataset), data.batch_size, rank=ranks.rank(), world_size=ranks.world_size(), limit=limit
+    )
+    pin_memory = devices.uses_pinned_memory(device)
+    loader = make_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=pin_memory)
+    was_training = model.training
+    model.eval()
+    skipped = [str(error) for error in dataset.shards.bad] if ranks.is_main() else []
+    for batch in loader:
+        skipped += batch["skipped"]
+        count = len(batch["index"])
+        if not count:
+            continue
+        images = batch["image"] if devices.is_host(device) else _fill_up(batch["image"], data.batch_size)
+        views = split_views(images.to(device, non_blocking=True), data.num_views, data.crop)
+        prediction = interpret(model(views)["logits"][:count], charset.null_id)
+        ids = prediction.ids.cpu()
+        texts = [charset.decode(row) for row in ids.tolist()]
+        metrics.update(ids, batch["label"], texts, [charset.decode(row) for row in batch["label"].tolist()])
+        if on_batch is not None:
+            on_batch(batch, prediction)
+    model.train(was_training)
+    results = Metrics.result_of(ranks.sum_over_ranks(metrics.state()))
+    num_skipped = int(ranks.sum_over_ranks(torch.tensor(len(skipped))))
+    records = len(dataset) + len(dataset.shards.bad)
+    if limit is not None:
+        records = min(records, limit + len(dataset.shards.bad))
+    evaluated = int(results["num_examples"])
+    if evaluated + num_skipped != records:
+        raise CountError(f"evaluated {evaluated} and skipped {num_skipped} of {records} records: expected all of them")
+    return Evaluation(results, records, evaluated, skipped, num_skipped)
+
+
+def _fill_up(images: Tensor, batch_size: int) -> Tensor:
+    """Repeats the last image up to a full batch, (B, H, W, 3): an accelerator compiles anew for every shape."""
+    missing = batch_size - len(images)
+    return images if missing == 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])

@@ -1,0 +1,65 @@
+"""The processes of one training: who am I, and sums over all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from aocr_torch import device as devices
+
+
+def rank() -> int:
+    """This process's number, 0 where there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes files and logs."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Joins the processes that torchrun started (WORLD_SIZE in the environment); alone, does nothing."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    dist.init_process_group(devices.process_group_backend(device))
+    try:
+        yield
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """The element-wise sum over all processes of a host tensor of any dtype; exact for counts.
+
+    Gathered as objects: a rank sums a handful of numbers, and not every collective library has float64.
+    """
+    if world_size() == 1:
+        return values
+    parts: list[Tensor] = [values] * world_size()
+    dist.all_gather_object(parts, values)
+    return torch.stack(parts).sum(0)
+
+
+def is_set_anywhere(flag: bool) -> bool:
+    """Whether the flag is set on any process; every process gets the same answer."""
+    return bool(sum_over_ranks(torch.tensor(int(flag))).item())
+
+
+def wait_for_all() -> None:
+    """Returns when every process has come here."""
+    if world_size() > 1:
+        dist.barrier()

@@ -1,0 +1,221 @@
+"""One training: model, optimizer and everything else that a step reads or changes."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any, Optional
+
+import torch
+from torch import Tensor, nn
+
+from aocr_torch import device as devices
+from aocr_torch.config import Config
+from aocr_torch.data.augment import augment, draw_parameters, split_views
+from aocr_torch.data.charset import Charset
+from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training import checkpoint, ranks
+from aocr_torch.training.optim import (
+    ExponentialMovingAverage,
+    build_optimizer,
+    clip_gradients,
+    learning_rate_at,
+)
+
+FLAGS_THAT_MAY_CHANGE = ("dataset_dir", "train_log_dir", "device", "num_workers", "resume")
+
+
+class NonFiniteError(ValueError):
+    """A loss or gradient of step `step` that is NaN or infinite."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
+class Training:
+    """The state of a training and its step.
+
+    Args:
+        config: of the whole run. charset: of the data set. device: where the model lies.
+    """
+
+    def __init__(self, config: Config, charset: Charset, device: torch.device):
+        devices.seed_everything(config.run.seed)
+        self.config, self.charset, self.device = config, charset, device
+        self.model = AttentionOCR(config.data, config.model, charset.size).to(device)
+        self.step = 0
+        self.position = 0  # examples consumed by all ranks
+        self.best = -1.0
+        optim = config.optim
+        self.optimizer = build_optimizer(
+            self.model.named_parameters(), optim.optimizer, optim.learning_rate, optim.momentum
+        )
+        self.ema = ExponentialMovingAverage(self.model, optim.ema_decay) if optim.ema_decay else None
+        self.network: nn.Module = self.model
+        self.first_bad_step = torch.zeros((), dtype=torch.int64, device=device)  # 0: none so far
+
+    def distribute(self) -> None:
+        """Wraps the model for several ranks; after the weights are loaded, so that rank 0's reach all."""
+        if ranks.world_size() > 1:
+            # BatchNorm's averages stay each rank's own and rank 0's are saved: training never reads them.
+            index = None if devices.is_host(self.device) else [self.device.index]
+            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=index, broadcast_buffers=False)
+
+    def views(self, batch: dict[str, Any], is_training: bool) -> Tensor:
+        """A batch's images on the device: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
+        data = self.config.data
+        images = batch["image"].to(self.device, non_blocking=True)
+        views = split_views(images, data.num_views, data.crop)
+        if is_training and data.use_augment_input:
+            drawn = draw_parameters(self.config.run.seed, batch["position"], data.num_views, *data.view_size)
+            views = augment(views, drawn.to(self.device))
+        return views
+
+    def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """One update from the mean gradient of `batches` (accumulate_steps of them).
+
+        Returns:
+            scalars on the device, before the update: total_loss, sequence_loss, regularization_loss.
+
+        Raises:
+            NonFiniteError: on the host before the update; elsewhere `check_finite` tells later.
+        """
+        optim = self.config.optim
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, optim, self.config.run.max_number_of_steps)
+        self.model.train()
+        self.optimizer.zero_grad()
+        sequence = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last or self.network is self.model else self.network.no_sync():
+                loss = self._sequence_loss(batch) / len(batches)
+                loss.backward()
+            sequence += loss.detach()
+        regularization = regularization_loss(self.model, optim.weight_decay)
+        regularization.backward()
+        norms = clip_gradients(self.model.parameters(), optim.clip_gradient_norm, optim.clip_mode)
+        self._note_non_finite(sequence + regularization.detach(), norms, batches)
+        self.optimizer.step()
+        self.step += 1
+        self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return {
+            "total_loss": sequence + regularization.detach(),
+            "sequence_loss": sequence,
+            "regularization_loss": regularization.detach(),
+        }
+
+    def _sequence_loss(self, batch: dict[str, Any]) -> Tensor:
+        optim = self.config.optim
+        labels = batch["label"].to(self.device, non_blocking=True)
+        logits = self.network(self.views(batch, is_training=True), labels)["logits"]
+        return sequence_loss(
+            logits,
+            labels,
+            self.charset.null_id,
+            optim.label_smoothing,
+            optim.ignore_nulls,
+            optim.average_across_timesteps,
+        )
+
+    def loss_floor(self, batches: list[dict[str, Any]]) -> float:
+        """The value under which the sequence loss of these batches cannot go, in nats."""
+        optim, steps = self.config.optim, float(self.config.data.max_sequence_length)
+        if not optim.ignore_nulls:
+            steps = torch.cat([(b["label"] != self.charset.null_id).sum(1) for b in batches]).float().mean().item()
+        return loss_floor(self.charset.size, steps, optim.label_smoothing, optim.average_across_timesteps)
+
+    def _note_non_finite(self, loss: Tensor, norms: Tensor, batches: list[dict[str, Any]]) -> None:
+        is_bad = ~(torch.isfinite(loss) & torch.isfinite(norms).all())
+        step = torch.full_like(self.first_bad_step, self.step + 1)
+        self.first_bad_step = torch.where(is_bad & (self.first_bad_step == 0), step, self.first_bad_step)
+        if devices.is_host(self.device):
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Raises NonFiniteError if any step since the start had a loss or gradient that is not finite.
+
+        On the host every step checks before it updates. Elsewhere reading the flag would stall the device, so the loop
+        asks when it logs and before it saves: what is on disk is always from before the first bad step.
+        """
+        step = int(self.first_bad_step)
+        if step:
+            raise NonFiniteError(
+                step,
+                f"loss or gradient of step {step} is not finite (NaN or infinite): nothing of it was saved; "
+                "lower --learning_rate or look at its records",
+            )
+
+    @torch.no_grad()
+    def evaluation_model(self) -> AttentionOCR:
+        """The model to evaluate: the average of the weights where there is one; the same on every rank."""
+        model = self.model
+        if self.ema is not None:
+            model = AttentionOCR(self.config.data, self.config.model, self.charset.size).to(self.device)
+            model.load_state_dict(self.model.state_dict())
+            self.ema.copy_to(model)
+        if ranks.world_size() > 1:
+            for buffer in model.buffers():
+                torch.distributed.broadcast(buffer, 0)
+        return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resume needs, as training/checkpoint.py describes it."""
+        return {
+            "format": checkpoint.FORMAT,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "step": self.step,
+            "position": self.position,
+            "best": self.best,
+            "rng": devices.rng_state(self.device),
+            "config": self.config.to_dict(),
+            "charset": self.charset.to_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: str) -> list[str]:
+        """Goes on from a training checkpoint; flags given now win over those it was made with.
+
+        Returns:
+            a line for each flag that differs.
+
+        Raises:
+            CheckpointError: not a training checkpoint, or of another model, charset or optimizer.
+        """
+        if "optimizer" not in state:
+            raise checkpoint.CheckpointError(f"{source}: holds weights only: start from it with --checkpoint instead")
+        if state["charset"] != self.charset.to_dict():
+            raise checkpoint.CheckpointError(
+                f"{source}: was trained with another charset than the data set's: use another train_log_dir"
+            )
+        old, new = state["config"], self.config.to_dict()
+        if old["optimizer"] != new["optimizer"] or bool(old["ema_decay"]) != bool(new["ema_decay"]):
+            raise checkpoint.CheckpointError(
+                f"{source}: was trained with optimizer {old['optimizer']} and ema_decay {old['ema_decay']}, found "
+                f"{new['optimizer']} and {new['ema_decay']}: keep them, or start anew with --checkpoint {source}"
+            )
+        checkpoint.load_model(self.model, source, state)
+        momenta = [group["momentum"] for group in self.optimizer.param_groups if "momentum" in group]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, momentum in zip(self.optimizer.param_groups, momenta):
+            group["momentum"] = momentum
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.position, self.best = state["step"], state["position"], state["best"]
+        devices.set_rng_state(state["rng"], self.device)
+        changed = [name for name in new if name not in FLAGS_THAT_MAY_CHANGE and old.get(name) != new[name]]
+        return [f"{name}: {old.get(name)} -> {new[name]}" for name in changed]
+
+
+def weights_from(config: Config, model: AttentionOCR) -> Optional[str]:
+    """Starts `model` from --checkpoint or --checkpoint_inception; returns a line that says what was loaded, or None."""
+    run = config.run
+    if run.checkpoint:
+        return f"{run.checkpoint}: {checkpoint.load_model(model, run.checkpoint)}"
+    if run.checkpoint_inception:
+        return f"{run.checkpoint_inception}: {checkpoint.load_tower(model, run.checkpoint_inception)}"
+    return None
