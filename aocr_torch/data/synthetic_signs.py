@@ -12,7 +12,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from aocr_torch.data.synthetic_effects import SignEffects, SynthesisError
 from aocr_torch.data.synthetic_names import PARTICLES
@@ -155,7 +155,10 @@ def _draw_scene(rng: np.random.Generator, height: int, width: int) -> Image.Imag
     mottle = _smooth_noise(rng, 4, size)
     for cells, share in ((14, 0.5 * contrast), (48, 0.35 * contrast)):
         mottle = Image.blend(mottle, _smooth_noise(rng, cells, size), share)
-    scene = ImageOps.colorize(ImageOps.autocontrast(mottle), dark, light)
+    lowest, highest = mottle.getextrema()
+    ramp = np.interp(np.arange(256), (lowest, highest), (0, 1))
+    table = np.array(dark)[:, None] * (1 - ramp) + np.array(light)[:, None] * ramp  # (3, 256)
+    scene = Image.merge("RGB", (mottle, mottle, mottle)).point(table.astype(int).ravel().tolist())
     draw = ImageDraw.Draw(scene)
     for _ in range(int(rng.integers(max_lines + 1))):
         factor = _between(rng, 0.5, 1.15)
@@ -249,7 +252,7 @@ def _defocus(rng: np.random.Generator, view: Image.Image, effects: SignEffects) 
         coarse = view.resize(size, Image.Resampling.BILINEAR)
     if radius > 0.1:
         coarse = coarse.filter(ImageFilter.GaussianBlur(radius))
-    return coarse.resize(view.size, Image.Resampling.BILINEAR)
+    return coarse if coarse.size == view.size else coarse.resize(view.size, Image.Resampling.BILINEAR)
 
 
 def _photograph(rng: np.random.Generator, view: np.ndarray, effects: SignEffects) -> np.ndarray:
