@@ -50,9 +50,10 @@ class AugmentParameters:
     contrast: torch.Tensor
     """(B, V) float32, a factor."""
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> AugmentParameters:
-        """The same parameters on `device`."""
-        return AugmentParameters(*(getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)))
+    def to(self, device: torch.device) -> AugmentParameters:
+        """The same parameters on `device`; an upload does not wait for the work that is queued there."""
+        is_upload = self.box.device.type == "cpu"
+        return AugmentParameters(*(getattr(self, f.name).to(device, non_blocking=is_upload) for f in fields(self)))
 
 
 def split_views(images: torch.Tensor, num_views: int, crop: Optional[tuple[int, int]] = None) -> torch.Tensor:
@@ -320,7 +321,7 @@ def _per_view(values: torch.Tensor) -> torch.Tensor:
 def _adjust_affine(images: torch.Tensor, factor: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     """Contrast and brightness at once: (images - mean) * factor + mean + delta."""
     mean = images.mean((2, 3), keepdim=True)  # (N, 3, 1, 1)
-    return torch.addcmul(mean * _per_view(1 - factor) + _per_view(delta), images, _per_view(factor))
+    return (images * _per_view(factor)).add_(mean * _per_view(1 - factor) + _per_view(delta))
 
 
 def _scale_chroma(

@@ -119,6 +119,10 @@ def test_rmsprop_survives_a_thousand_zero_gradients():
     for _ in range(1100):  # the mean square underflows to 0
         optimizer.step()
     assert torch.equal(weights, torch.ones(2))
+    weights.grad = torch.tensor([1e-5, -1e-4])
+    optimizer.step()  # g / sqrt(g^2 / 10 + epsilon): only here does epsilon show
+    expected = [1 - 0.01 / math.sqrt(0.1 + 1), 1 + 0.01 / math.sqrt(0.1 + 0.01)]
+    assert weights.tolist() == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_unknown_optimizer_is_named():
