@@ -1,0 +1,152 @@
+"""Turns a TensorFlow checkpoint into weights that train.py and eval.py take, without TensorFlow.
+
+python convert_inception.py inception_v3.ckpt                 # the public Inception-v3: the tower
+python convert_inception.py train_log/model.ckpt-400000       # a trained Attention-OCR: all of it, step and momentum
+python convert_inception.py FILE --list                       # what is in it, nothing is written
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+import tyro
+
+from aocr_torch.config import Data, Model, run_main
+from aocr_torch.interop.tf_checkpoint import CheckpointReader, open_checkpoint
+from aocr_torch.interop.tf_names import model_state_from_tf
+from aocr_torch.interop.tf_plan import Report, plan_conversion
+from aocr_torch.interop.tf_table import CheckpointError
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training import checkpoint
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turns a TensorFlow checkpoint into weights that train.py and eval.py take."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """V1 file, V2 prefix or its .index, or a training folder with the state file `checkpoint`."""
+    final_endpoint: Optional[str] = None
+    """Where the tower ends, Conv2d_1a_3x3 .. Mixed_7c; default: Mixed_5d, or where a whole model's ends."""
+    output: Optional[Path] = None
+    """File to write; default: beside the checkpoint, with .pth."""
+    list: tyro.conf.FlagCreatePairsOff[bool] = False
+    """List every variable and what would become of it, and write nothing."""
+    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace an existing output."""
+    ema: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Take the ExponentialMovingAverage of each variable that has one."""
+
+
+def listing(reader: CheckpointReader, report: Report) -> Iterator[str]:
+    """A line for each variable of the file."""
+    fate = {match.theirs: f"-> {match.ours}" for match in report.matched}
+    fate.update({match.theirs: f"-> momentum of {match.ours}" for match in report.momentum_matched})
+    fate.update({name: f"ignored: {reason}" for name, reason in report.ignored.items()})
+    fate.update({name: f"PROBLEM: {problem}" for name, problem in report.problems.items()})
+    fate.update({report.step_name: "-> step"} if report.step_name else {})
+    for name, (dtype, shape) in reader.variables.items():
+        yield f"{name} {dtype} {list(shape)} {fate[name]}"
+    for name in report.missing:
+        yield f"{name} MISSING"
+
+
+def summary(report: Report) -> Iterator[str]:
+    """The table of what was matched, ignored and missing, a line for each block or reason."""
+    yield f"{'matched':>8}  {'momentum':>8}  block"
+    matched, momentum = (
+        Counter(".".join(match.ours.split(".")[:2]) for match in matches)
+        for matches in (report.matched, report.momentum_matched)
+    )
+    for block, count in matched.items():
+        yield f"{count:8}  {momentum[block]:8}  {block}"
+    for reason, count in Counter(report.ignored.values()).items():
+        example = next(name for name, other in report.ignored.items() if other == reason)
+        yield f"{count:8}   ignored  {reason}, such as {example}"
+    for name in report.missing:
+        yield f"           MISSING  {name}"
+    for name, problem in report.problems.items():
+        yield f"           PROBLEM  {name} {problem}"
+
+
+def default_output(path: Path) -> Path:
+    """inception_v3.ckpt -> inception_v3.pth; model.ckpt-400000 keeps its step: model.ckpt-400000.pth."""
+    return path.with_suffix(".pth") if path.suffix == ".ckpt" else path.with_name(path.name + ".pth")
+
+
+def sha256(path: Path) -> str:
+    """Of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def architecture(report: Report, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Configuration of a whole model as far as its shapes tell it, for images of the default size.
+
+    Whether an attention decoder is told the previous character leaves no trace in the shapes; the default stays.
+    """
+    known = {
+        "final_endpoint": report.final_endpoint,
+        "use_attention": report.decoder == "attention",
+        "num_lstm_units": report.num_lstm_units,
+    }
+    for has_coordinates, is_autoregressive in product((False, True), (True, False)):
+        guess = {**known, "encode_coordinates": has_coordinates, "use_autoregression": is_autoregressive}
+        with torch.device("meta"):
+            model = AttentionOCR(Data(), Model(**guess), report.num_classes)
+        if all(state[name].shape == value.shape for name, value in model.state_dict().items()):
+            return guess
+    return known
+
+
+def main(arguments: list[str]) -> int:
+    """Converts what the arguments name; the exit status is 0, or 1 if --list found that it cannot be converted."""
+    options = tyro.cli(Options, args=arguments, use_underscores=True)
+    with open_checkpoint(options.checkpoint) as reader:
+        report = plan_conversion(reader.variables, options.final_endpoint, use_moving_average=options.ema)
+        print(
+            f"{reader.path}: {report.kind}, TensorFlow {reader.format} checkpoint of {len(reader.variables)} variables"
+        )
+        for line in listing(reader, report) if options.list else summary(report):
+            print(line)
+        if options.list:
+            return 1 if report.error else 0
+        if report.error:
+            raise CheckpointError(f"{reader.path}: {report.error}")
+        output = options.output or default_output(reader.path)
+        if output.exists() and not options.force:
+            raise CheckpointError(f"{output}: exists already; name another --output or replace it with --force")
+        converted = convert(reader, options)
+    checkpoint.save(output, converted)
+    print(
+        f"wrote {output}: {len(converted['model'])} tensors"
+        + (f", step {converted['step']}" if report.step_name else "")
+    )
+    return 0
+
+
+def convert(reader: CheckpointReader, options: Options) -> dict[str, Any]:
+    """What is written: see aocr_torch/training/checkpoint.py."""
+    state, report = model_state_from_tf(reader, options.final_endpoint, use_moving_average=options.ema)
+    source = {"file": reader.path.name, "format": reader.format, "sha256": {p.name: sha256(p) for p in reader.files}}
+    converted = {"format": checkpoint.FORMAT, "model": state, "source": source}
+    if report.decoder is not None:
+        converted["config"] = architecture(report, state)
+        converted["momentum"] = report.momentum
+        if report.step is not None:
+            converted["step"] = report.step
+    return converted
+
+
+if __name__ == "__main__":
+    run_main(main)
