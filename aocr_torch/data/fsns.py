@@ -1,0 +1,358 @@
+"""The FSNS data set: shards of tf.Examples to batches, each record exactly once on any number of ranks and workers.
+
+Legend: B batch, H W image (W holds all views side by side), T label length.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import io
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import numpy as np
+import torch
+from google.protobuf.message import DecodeError
+from PIL import Image
+from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64List
+from torch.utils.data import DataLoader, Dataset
+
+from aocr_torch.data.charset import Charset
+from aocr_torch.data.records import INDEX_SUFFIX, RecordError, Shards
+
+NOT_SHARDS = (INDEX_SUFFIX, ".tfindex", ".idx")  # our indexes, and those that users of tfrecord2idx may have made
+RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+IMAGE_FORMATS = ("PNG", "JPEG")
+
+
+def find_shards(dataset_dir: Union[str, Path], split_name: str) -> list[Path]:
+    """The shards of a split, sorted: `<dataset_dir>/train/train*` for "train", and so on.
+
+    `split_name` may also be a file or a pattern, absolute or relative to `dataset_dir` or to the working directory.
+
+    Raises:
+        FileNotFoundError: no such folder, or nothing matches; the message lists what there is.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"dataset_dir {folder} is not a folder: expected one that holds train/, test/, ...")
+    for exact in (folder / split_name, Path(split_name)):
+        if exact.is_file():  # before any pattern, as its name may hold a character that means something in one
+            return [exact]
+    inside = Path(glob.escape(str(folder)))
+    patterns = [str(inside / f"{split_name}/{split_name}*"), str(inside / split_name), split_name]
+    for pattern in patterns:
+        found = (Path(name) for name in glob.glob(pattern, recursive=True) if not name.endswith(NOT_SHARDS))
+        shards = sorted(path for path in found if path.is_file())
+        if shards:
+            return shards
+    splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    nearest = difflib.get_close_matches(split_name, splits, n=1)
+    hint = f"did you mean {nearest[0]!r}? " if nearest and nearest[0] != split_name else ""
+    raise FileNotFoundError(
+        f"split {split_name!r} has no shards: nothing matches {patterns[0]} or {patterns[1]}; "
+        f"{hint}folders in {folder}: {', '.join(splits) or 'none'}"
+    )
+
+
+def find_charset(dataset_dir: Union[str, Path], charset_filename: Optional[str] = None) -> Path:
+    """The data set's charset file: `charset_filename` (absolute or inside it), or its only `charset_size=*.txt`.
+
+    Raises:
+        FileNotFoundError: there is none, or more than one to choose from.
+    """
+    folder = Path(dataset_dir)
+    if charset_filename is not None:
+        if not (folder / charset_filename).is_file():
+            raise FileNotFoundError(f"the charset file {folder / charset_filename} does not exist")
+        return folder / charset_filename
+    found = sorted(folder.glob("charset_size=*.txt"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise FileNotFoundError(
+            f"expected one charset_size=*.txt in {folder}, found {names}: name it (charset_filename)"
+        )
+    return found[0]
+
+
+def encode_example(
+    png: bytes, text: str, charset: Charset, *, length: int, width: int, height: int, orig_width: int
+) -> bytes:
+    """A serialized tf.Example with all features of FSNS.
+
+    Args:
+        png: the encoded image, all views side by side.
+        text: what is to be read, at most `length` characters of the charset.
+        width: of the whole image, in pixels.
+        orig_width: of the part that holds real views; the rest is noise.
+
+    Raises:
+        CharsetError: the charset cannot encode the text.
+    """
+
+    def of_bytes(value: bytes) -> Feature:
+        return Feature(bytes_list=BytesList(value=[value]))
+
+    def of_ints(*values: int) -> Feature:
+        return Feature(int64_list=Int64List(value=values))
+
+    features = {
+        "image/encoded": of_bytes(png),
+        "image/format": of_bytes(b"PNG"),
+        "image/width": of_ints(width),
+        "image/orig_width": of_ints(orig_width),
+        "image/height": of_ints(height),
+        "image/class": of_ints(*charset.encode(text, length)),
+        "image/unpadded_class": of_ints(*charset.encode(text, length)[: len(text)]),
+        "image/text": of_bytes(text.encode("utf-8")),
+    }
+    return Example(features=Features(feature=features)).SerializeToString(deterministic=True)
+
+
+def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
+    """Decodes a PNG or JPEG of exactly this size to RGB, (H, W, 3) uint8.
+
+    As TensorFlow's decoder does when asked for three channels, grey is repeated, a palette looked up and an
+    alpha channel dropped (not blended). Refused: 16-bit grey, CMYK, and every other format.
+
+    Raises:
+        ValueError: it does not decode, has another size or a mode that is refused; the message is a reason.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+        size, mode = image.size, image.mode
+        if size == (width, height) and mode in RGB_MODES:
+            if "transparency" in image.info:
+                del image.info["transparency"]  # dropped like an alpha channel; Pillow would warn
+            return np.array(image.convert("RGB"))
+    except Exception as error:  # damaged files make Pillow raise a dozen unrelated types
+        raise ValueError(f"the image does not decode: {error}; expected a {' or '.join(IMAGE_FORMATS)}") from None
+    if size != (width, height):
+        raise ValueError(f"the image is {size[0]}x{size[1]}, expected {width}x{height} (image_width x image_height)")
+    raise ValueError(f"the image's mode is {mode}, expected one of {', '.join(RGB_MODES)}: convert it to 8-bit RGB")
+
+
+class FSNSDataset(Dataset):
+    """The records of shards as samples, decoded and checked, not augmented.
+
+    A sample is {'image': uint8 (H, W, 3), 'label': int64 (T,), 'index': int, 'position': int}. What is wrong with a
+    record raises RecordError, or with `skip_bad_records` gives {'skipped': message}, which `collate` counts.
+    """
+
+    def __init__(
+        self,
+        shards: Shards,
+        charset: Charset,
+        *,
+        image_height: int = 150,
+        image_width: int = 600,
+        max_sequence_length: int = 37,
+        skip_bad_records: bool = False,
+    ) -> None:
+        self.shards = shards
+        self.charset = charset
+        self.image_height = image_height
+        self.image_width = image_width
+        self.max_sequence_length = max_sequence_length
+        self.skip_bad_records = skip_bad_records
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, key: Union[int, tuple[int, int]]) -> dict[str, Any]:
+        """The sample of an index, or of a (position, index): see TrainBatchSampler for the position."""
+        position, index = key if isinstance(key, tuple) else (key, key)
+        try:
+            features = self._features(index)
+            label = torch.tensor(self._label(features, index))
+            encoded = self._values(features, index, "image/encoded", "bytes_list")
+            if len(encoded) != 1:
+                raise self.shards.error(index, f"image/encoded has {len(encoded)} values, expected 1")
+            try:
+                image = torch.from_numpy(decode_image(encoded[0], self.image_height, self.image_width))
+            except ValueError as error:
+                raise self.shards.error(index, str(error)) from None
+        except RecordError as error:
+            if self.skip_bad_records:
+                return {"skipped": str(error)}
+            raise
+        return {"image": image, "label": label, "index": index, "position": position}
+
+    def name(self, index: int) -> str:
+        """The record as messages name it: "train-00000:3"."""
+        return self.shards.name(index)
+
+    def text(self, index: int) -> str:
+        """The record's label as the charset decodes it, so that it compares with decoded predictions."""
+        return self.charset.decode(self._label(self._features(index), index))
+
+    def _features(self, index: int) -> Any:
+        try:
+            return Example.FromString(self.shards.read(index)).features.feature
+        except DecodeError as error:
+            raise self.shards.error(index, f"the data is not a tf.Example: {error}") from None
+
+    def _values(self, features: Any, index: int, name: str, kind: str) -> Any:
+        if name not in features:
+            raise self.shards.error(index, f"there is no feature {name}, only {', '.join(sorted(features)) or 'none'}")
+        if features[name].WhichOneof("kind") != kind:
+            found = features[name].WhichOneof("kind")
+            raise self.shards.error(index, f"the feature {name} holds a {found}, expected: {kind}")
+        return getattr(features[name], kind).value
+
+    def _label(self, features: Any, index: int) -> list[int]:
+        label = list(self._values(features, index, "image/class", "int64_list"))
+        if len(label) != self.max_sequence_length:
+            expected = f"expected {self.max_sequence_length} (max_sequence_length)"
+            raise self.shards.error(index, f"the label image/class has {len(label)} ids, {expected}")
+        unknown = next((identifier for identifier in label if not 0 <= identifier < self.charset.size), None)
+        if unknown is not None:
+            expected = f"expected 0 to {self.charset.size - 1}: is this the data set's charset file?"
+            raise self.shards.error(index, f"the label image/class has the unknown id {unknown}, {expected}")
+        return label
+
+
+def collate(samples: list[dict[str, Any]], *, allow_empty: bool = False) -> dict[str, Any]:
+    """One batch of the good samples.
+
+    Returns:
+        'image' uint8 (B, H, W, 3), 'label' int64 (B, T), 'index' and 'position' int64 (B,), and 'skipped', the
+        messages of the bad records, which are left out of B. A batch with no good record has B = 0 (and H = W = T = 0).
+
+    Raises:
+        RecordError: no record is good, unless `allow_empty`.
+    """
+    skipped = [sample["skipped"] for sample in samples if "skipped" in sample]
+    good = [sample for sample in samples if "skipped" not in sample]
+    if not good and not allow_empty:
+        raise RecordError(f"{skipped[0]} (and no other of the {len(samples)} records of this batch is good)")
+    return {
+        "image": torch.stack([s["image"] for s in good]) if good else torch.empty((0, 0, 0, 3), dtype=torch.uint8),
+        "label": torch.stack([s["label"] for s in good]) if good else torch.empty((0, 0), dtype=torch.int64),
+        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
+        "position": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
+        "skipped": skipped,
+    }
+
+
+class TrainBatchSampler:
+    """Endless batches of (position, index) for one rank.
+
+    The stream of records is one permutation of the data set after another, each a function of (seed, epoch) alone.
+    Global batch k is the stream's places k * B * world_size up to (k + 1) * B * world_size, and rank r takes the r-th
+    B of them: every batch is full, every record occurs once an epoch whatever the number of ranks, and to start at
+    step k no state is needed. The position is the place in the stream, so a seed for all that is random about a sample.
+    """
+
+    def __init__(
+        self,
+        num_records: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start_step: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        _check_sampling(num_records, batch_size, rank, world_size)
+        if seed < 0:
+            raise ValueError(f"seed is {seed}, expected 0 or more")
+        self.num_records = num_records
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.start_step = start_step
+        self.shuffle = shuffle
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Starts at `start_step`."""
+        position = (self.start_step * self.world_size + self.rank) * self.batch_size
+        epoch, order = -1, np.empty(0, np.int64)
+        while True:
+            batch = []
+            for place in range(position, position + self.batch_size):
+                if place // self.num_records != epoch:
+                    epoch = place // self.num_records
+                    order = self._order(epoch)
+                batch.append((place, int(order[place % self.num_records])))
+            yield batch
+            position += self.world_size * self.batch_size
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if not self.shuffle:
+            return np.arange(self.num_records)
+        # Sorted random numbers, because numpy promises the same ones in all versions only for bit generators,
+        # not for Generator.permutation.
+        random = np.random.PCG64(np.random.SeedSequence((self.seed, epoch)))
+        return np.argsort(random.random_raw(self.num_records), kind="stable")
+
+
+class EvalBatchSampler:
+    """Batches of indices for one rank: its own contiguous part of the first `limit` records, each once, in order.
+
+    The parts of all ranks in a row are the whole; they differ by one record at most, and the last batch may be smaller.
+    """
+
+    def __init__(
+        self, num_records: int, batch_size: int, *, rank: int = 0, world_size: int = 1, limit: Optional[int] = None
+    ) -> None:
+        _check_sampling(num_records, batch_size, rank, world_size)
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}, expected at least 1 record, or None for all")
+        total = num_records if limit is None else min(limit, num_records)
+        self.indices = range(total * rank // world_size, total * (rank + 1) // world_size)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.indices), self.batch_size):
+            yield list(self.indices[start : start + self.batch_size])
+
+
+def make_loader(
+    dataset: FSNSDataset,
+    batch_sampler: Union[TrainBatchSampler, EvalBatchSampler],
+    *,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    prefetch_factor: int = 2,
+) -> DataLoader:
+    """A DataLoader of `collate`'s batches, with workers that live as long as it does (each with one torch thread).
+
+    A batch with no good record ends a training; in an evaluation, where it may be the last and small one, it is empty.
+
+    Raises, when iterated:
+        RecordError: as one line also from a worker.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=batch_sampler,
+        num_workers=num_workers,
+        collate_fn=partial(collate, allow_empty=isinstance(batch_sampler, EvalBatchSampler)),
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
+        worker_init_fn=_ignore_interrupt,
+    )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main process decides when its workers stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_sampling(num_records: int, batch_size: int, rank: int, world_size: int) -> None:
+    if num_records < 1:
+        raise ValueError("there are no records: the shards are empty")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank}, expected 0 to {world_size - 1}")
