@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import tiny
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +17,9 @@ def reference() -> Path:
     if not (path / "golden").is_dir():
         pytest.fail(f"AOCR_REFERENCE={folder} has no golden/ folder: correct the variable or unset it")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory) -> Path:
+    """The data set of tests/tiny.py: 11 train, 5 validation and 7 test records. Read only."""
+    return tiny.write(tmp_path_factory.mktemp("tiny"))

@@ -218,7 +218,7 @@ def check_changes(network, before, train, noise, step):
             ours, start = ours.reshape(-1)[::4], start.reshape(-1)[::4]
         change = np.linalg.norm((expected - start).astype(np.float64))
         error = np.linalg.norm((ours - expected).astype(np.float64)) / change
-        # The large weights of step 1 have no stated noise of their own; their layer's bias has it from the same gradient.
+        # The large weights of step 1 have no stated noise; the bias of their layer has, from the same gradient.
         allowed = stated.get(variable) or stated[variable.replace("/weights", "/BatchNorm/beta")]
         assert error <= max(3 * allowed, 1e-3), f"{variable} after step {step}: {error}"
         compared += 1

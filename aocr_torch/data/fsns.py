@@ -17,7 +17,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from google.protobuf.message import DecodeError
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64List
 from torch.utils.data import DataLoader, Dataset
 
@@ -129,6 +129,8 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
             if "transparency" in image.info:
                 del image.info["transparency"]  # dropped like an alpha channel; Pillow would warn
             return np.array(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise ValueError(f"the image does not decode: expected a {' or '.join(IMAGE_FORMATS)}") from None
     except Exception as error:  # damaged files make Pillow raise a dozen unrelated types
         raise ValueError(f"the image does not decode: {error}; expected a {' or '.join(IMAGE_FORMATS)}") from None
     if size != (width, height):
@@ -243,9 +245,10 @@ class TrainBatchSampler:
     """Endless batches of (position, index) for one rank.
 
     The stream of records is one permutation of the data set after another, each a function of (seed, epoch) alone.
-    Global batch k is the stream's places k * B * world_size up to (k + 1) * B * world_size, and rank r takes the r-th
-    B of them: every batch is full, every record occurs once an epoch whatever the number of ranks, and to start at
-    step k no state is needed. The position is the place in the stream, so a seed for all that is random about a sample.
+    From place `start` on, each step takes the next B * world_size places, and rank r the r-th B of them: every batch is
+    full, every record occurs once an epoch whatever the number of ranks, and to go on after any number of samples no
+    state is needed, also with another batch size or number of ranks. The position is the place in the stream, so a seed
+    for all that is random about a sample.
     """
 
     def __init__(
@@ -256,7 +259,7 @@ class TrainBatchSampler:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        start_step: int = 0,
+        start: int = 0,
         shuffle: bool = True,
     ) -> None:
         _check_sampling(num_records, batch_size, rank, world_size)
@@ -267,12 +270,12 @@ class TrainBatchSampler:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.start_step = start_step
+        self.start = start
         self.shuffle = shuffle
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Starts at `start_step`."""
-        position = (self.start_step * self.world_size + self.rank) * self.batch_size
+        """Starts where all ranks together have consumed `start` samples."""
+        position = self.start + self.rank * self.batch_size
         epoch, order = -1, np.empty(0, np.int64)
         while True:
             batch = []
@@ -341,6 +344,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
         worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # so that a loader leaves torch's random numbers as they are
     )
 
 

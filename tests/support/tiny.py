@@ -1,0 +1,63 @@
+"""A data set and a configuration small enough that a training takes seconds: two views of 48x48, four characters."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aocr_torch.data.charset import Charset
+from aocr_torch.data.fsns import encode_example
+from aocr_torch.data.records import write_shard
+
+LENGTH = 4
+CHARSET = Charset.from_characters([" ", "a", "b", "c", "d", "e"])
+FLAGS = {
+    "device": "cpu",
+    "image_height": 48,
+    "image_width": 96,
+    "num_views": 2,
+    "max_sequence_length": LENGTH,
+    "batch_size": 4,
+    "num_workers": 0,
+    "final_endpoint": "Conv2d_3b_1x1",
+    "num_lstm_units": 16,
+    "batch_norm_decay": 0.9,
+    "batch_norm_cumulative_start": True,
+    "log_interval_steps": 1,
+    "summary_interval_steps": 0,
+}
+
+
+def flags(**changes) -> list[str]:
+    """The command line of FLAGS with changes."""
+    return [f"--{name}={value}" for name, value in {**FLAGS, **changes}.items()]
+
+
+def example(text: str, random: np.random.RandomState) -> bytes:
+    """A record whose picture shows each character as a stripe of its own height and colour, with some noise."""
+    pixels = random.randint(0, 40, (48, 96, 3)).astype(np.uint8)
+    for view in (0, 48):
+        for place, character in enumerate(text):
+            number = CHARSET.encode(character, 1)[0]
+            left = view + 12 * place
+            pixels[6 * number : 6 * number + 12, left : left + 11, number % 3] += 150
+    png = io.BytesIO()
+    Image.fromarray(pixels).save(png, "PNG")
+    return encode_example(png.getvalue(), text, CHARSET, length=LENGTH, width=96, height=48, orig_width=96)
+
+
+def write(folder: Path, train: int = 11, validation: int = 5, test: int = 7, per_shard: int = 4) -> Path:
+    """A data set with so many records a split, several shards each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    CHARSET.save(folder / f"charset_size={CHARSET.size}.txt")
+    random = np.random.RandomState(5)
+    for split, count in (("train", train), ("validation", validation), ("test", test)):
+        (folder / split).mkdir(parents=True)
+        texts = ["".join(random.choice(list("abcde"), random.randint(1, LENGTH + 1))) for _ in range(count)]
+        records = [example(text, random) for text in texts]
+        shards = range(0, count, per_shard)
+        for number, start in enumerate(shards):
+            name = f"{split}-{number:05d}-of-{len(shards):05d}"
+            write_shard(folder / split / name, records[start : start + per_shard])
+    return folder

@@ -1,0 +1,308 @@
+"""Whole trainings, in this process where possible: learning, resuming to the bit, errors, skipping, signals."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CHARSET, example, flags, write
+
+from aocr_torch.config import Config, ConfigError, parse_arguments
+from aocr_torch.data.records import RecordError, write_shard
+from aocr_torch.training import checkpoint
+from aocr_torch.training.evaluate import open_dataset
+from aocr_torch.training.loop import train
+from aocr_torch.training.state import NonFiniteError, Training
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def configure(**changes) -> Config:
+    return parse_arguments(flags(**changes), description="test")[0]
+
+
+def run_program(program: str, *arguments: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / program), *arguments], capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def losses(folder: Path) -> dict[int, set]:
+    """Every loss ever logged for a step: one value if the training is reproducible."""
+    by_step: dict[int, set] = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        if "total_loss" in values:
+            by_step.setdefault(values["step"], set()).add((values["total_loss"], values["sequence_loss"]))
+    return by_step
+
+
+def assert_same(first: dict, second: dict) -> None:
+    """Two checkpoints, bit for bit, whatever is in them."""
+
+    def flatten(value, name=""):
+        if isinstance(value, dict):
+            for key, each in value.items():
+                yield from flatten(each, f"{name}/{key}")
+        else:
+            yield name, value
+
+    ours, theirs = dict(flatten(first)), dict(flatten(second))
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        same = torch.equal(value, theirs[name]) if torch.is_tensor(value) else value == theirs[name]
+        assert same or name == "/config/train_log_dir", name
+
+
+def test_eight_samples_are_memorised_and_evaluated(tmp_path):
+    data = write(tmp_path / "data", train=8, validation=2, test=2)
+    config = configure(
+        dataset_dir=data,
+        train_log_dir=tmp_path / "log",
+        batch_size=8,
+        max_number_of_steps=150,
+        log_interval_steps=50,
+        optimizer="adam",
+        learning_rate=0.01,
+        use_augment_input=False,
+        eval_split="train",
+        eval_after_training=True,
+        summary_interval_steps=75,
+    )
+    assert train(config) == 0
+    log = (tmp_path / "log" / "train.log").read_text()
+    assert log.splitlines()[-3:] == [
+        "8 of 8 records, 0 skipped",
+        "eval/CharacterAccuracy[1.000000]",
+        "eval/SequenceAccuracy[1.000000]",
+    ]
+    assert "eval/StrictSequenceAccuracy[1.000000]" in log
+    assert "global step 150: loss = " in log
+    assert "floor 2.5" in log  # 4 steps of 7 classes with smoothing 0.1
+    assert list((tmp_path / "log").glob("events.out.tfevents.*"))
+    result = run_program(
+        "eval.py",
+        "--ckpt",
+        str(tmp_path / "log"),
+        "--split_name=train",
+        "--device=cpu",
+        f"--eval_log_dir={tmp_path}/eval",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-3:] == log.splitlines()[-3:]
+    assert json.loads((tmp_path / "eval" / "metrics.jsonl").read_text())["eval/SequenceAccuracy"] == 1.0
+
+
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+def test_resume_in_process_is_bit_exact(tiny_dataset, tmp_path, ema_decay):
+    changes = {
+        "dataset_dir": tiny_dataset,
+        "ema_decay": ema_decay,
+        "accumulate_steps": 2,
+        "optimizer": "rmsprop",
+        "schedule": "cosine",
+        "warmup_steps": 2,
+        "max_number_of_steps": 6,
+    }
+    assert train(configure(train_log_dir=tmp_path / "whole", **changes)) == 0
+    for last in (1, 4, 6):
+        assert train_until(configure(train_log_dir=tmp_path / "parts", **changes), last) == 0
+    whole = checkpoint.load(tmp_path / "whole")
+    parts = checkpoint.load(tmp_path / "parts")
+    assert_same(whole, parts)
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def train_until(config: Config, step: int) -> int:
+    """Trains, but is sent SIGTERM once `step` is done (unless it is the last): 0 if it then ended as it should."""
+    original = Training.train_step
+
+    def stop_there(self, batches):
+        out = original(self, batches)
+        if self.step == step < config.run.max_number_of_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return out
+
+    Training.train_step = stop_there
+    try:
+        status = train(config)
+    finally:
+        Training.train_step = original
+    return status - 128 - signal.SIGTERM if status else 0
+
+
+def test_kill_nine_at_random_steps_with_workers_and_augmentation(tiny_dataset, tmp_path):
+    arguments = flags(dataset_dir=tiny_dataset, num_workers=2, max_number_of_steps=24, save_interval_steps=3)
+    whole = run_program("train.py", *arguments, f"--train_log_dir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    killed = tmp_path / "killed"
+    moments = random.Random(7)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *arguments, f"--train_log_dir={killed}"], stdout=subprocess.DEVNULL
+        )
+        done = len(losses(killed)) if (killed / "metrics.jsonl").exists() else 0
+        target = min(done + moments.randint(2, 8), 22)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if (killed / "metrics.jsonl").exists() and len(losses(killed)) >= target:
+                break
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+        assert process.returncode == -signal.SIGKILL
+    result = run_program("train.py", *arguments, f"--train_log_dir={killed}")
+    assert result.returncode == 0, result.stderr
+    assert "resuming from" in result.stdout
+    assert_same(checkpoint.load(tmp_path / "whole"), checkpoint.load(killed))
+    assert losses(killed) == losses(tmp_path / "whole")
+    assert len(losses(killed)) == 24
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_save_and_leave_with_a_message(tiny_dataset, tmp_path, number):
+    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, num_workers=1)
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, text=True)
+    while "global step 2:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    rest = process.communicate(timeout=60)[0]
+    assert process.returncode == 128 + number
+    last = rest.splitlines()[-1]
+    assert last.startswith(f"stopped by {signal.Signals(number).name} at step ")
+    assert checkpoint.load(tmp_path)["step"] == int(last.split("step ")[1].split(";")[0])
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_non_finite_stops_before_the_step_and_names_the_records(tiny_dataset, tmp_path, monkeypatch, host):
+    """Where reading the flag would stall the device, it is read with the log line; then nothing bad is saved either."""
+    from aocr_torch import device as devices
+
+    monkeypatch.setattr(devices, "is_host", lambda device: host)
+    original = Training._sequence_loss
+
+    def broken(self, batch):
+        loss = original(self, batch)
+        return loss * float("nan") if self.step == 2 else loss
+
+    monkeypatch.setattr(Training, "_sequence_loss", broken)
+    config = configure(
+        dataset_dir=tiny_dataset,
+        train_log_dir=tmp_path,
+        max_number_of_steps=8,
+        log_interval_steps=4,
+        save_interval_steps=2,
+        batch_size=2,
+    )
+    with pytest.raises(
+        NonFiniteError, match=r"step 3 is not finite .*; records: train-0000\d-of-00003:\d, train-"
+    ) as error:
+        train(config)
+    assert len(str(error.value).split("records: ")[1].split(", ")) == 2
+    state = checkpoint.load(tmp_path)
+    assert state["step"] == 2
+    assert all(torch.isfinite(value).all() for value in state["model"].values())
+
+
+def broken_dataset(folder: Path) -> Path:
+    """Eleven good training records and one whose label holds an id that no charset has."""
+    import numpy as np
+
+    from aocr_torch.data.records import Shards
+
+    write(folder)
+    path = folder / "train" / "train-00002-of-00003"
+    shards = Shards([path])
+    good = [shards.read(i) for i in range(len(shards))]
+    png_of_wrong_size = example("ab", np.random.RandomState(0)).replace(
+        b"IHDR\x00\x00\x00\x60", b"IHDR\x00\x00\x00\x61"
+    )
+    write_shard(path, [*good, png_of_wrong_size])
+    return folder
+
+
+def test_bad_records_stop_the_training_or_are_counted(tmp_path):
+    data = broken_dataset(tmp_path / "data")
+    changes = {"dataset_dir": data, "max_number_of_steps": 6, "num_workers": 1}
+    with pytest.raises(RecordError, match=r"train-00002-of-00003:3 \(offset \d+\): the image does not decode"):
+        train(configure(train_log_dir=tmp_path / "strict", **changes))
+    assert train(configure(train_log_dir=tmp_path / "skip", skip_bad_records=True, **changes)) == 0
+    log = (tmp_path / "skip" / "train.log").read_text()
+    assert log.count("skipped record") == 1
+    assert "skipped record 1: train-00002-of-00003:3 (offset" in log
+    result = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name", "train", "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "11 of 12 records, 1 skipped" in result.stdout
+    strict = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name=train", "--skip_bad_records=False")
+    assert strict.returncode == 2
+    assert strict.stderr.count("\n") == 1
+    assert "train-00002-of-00003:3" in strict.stderr
+
+
+def test_best_checkpoint_and_evaluations_on_the_way(tiny_dataset, tmp_path):
+    config = configure(
+        dataset_dir=tiny_dataset,
+        train_log_dir=tmp_path,
+        max_number_of_steps=4,
+        eval_interval_steps=2,
+        save_interval_steps=1,
+    )
+    assert train(config) == 0
+    assert checkpoint.load(tmp_path / "best.pth")["best"] >= 0
+    assert (tmp_path / "train.log").read_text().count("5 of 5 records, 0 skipped") == 2
+    assert [path.name for path in checkpoint.Checkpoints(tmp_path).all()] == [
+        f"checkpoint-0000000{i}.pth" for i in (2, 3, 4)
+    ]
+
+
+def test_start_from_weights_and_resume_with_other_flags(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset, "max_number_of_steps": 1}
+    assert train(configure(train_log_dir=tmp_path / "a", **base)) == 0
+    first = tmp_path / "a" / "checkpoint-00000001.pth"
+    assert train(configure(train_log_dir=tmp_path / "b", checkpoint=first, **base)) == 0
+    assert "tensors loaded" in (tmp_path / "b" / "train.log").read_text()
+    assert train(configure(train_log_dir=tmp_path / "c", checkpoint_inception=first, **base)) == 0
+    assert (
+        train(configure(train_log_dir=tmp_path / "a", **{**base, "learning_rate": 0.5, "max_number_of_steps": 2})) == 0
+    )
+    assert "changed flag learning_rate: 0.004 -> 0.5" in (tmp_path / "a" / "train.log").read_text()
+    assert checkpoint.load(tmp_path / "a")["optimizer"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_resume_refuses_what_does_not_fit(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset, "max_number_of_steps": 1, "train_log_dir": tmp_path / "a"}
+    assert train(configure(**base)) == 0
+    with pytest.raises(checkpoint.CheckpointError, match="was trained with optimizer momentum"):
+        train(configure(optimizer="adam", **base))
+    with pytest.raises(ConfigError, match="already holds checkpoints and resume is off"):
+        train(configure(resume=False, **base))
+    with pytest.raises(checkpoint.CheckpointError, match="the model expects"):
+        train(configure(num_lstm_units=4, **base))
+    other = write(tmp_path / "other")
+    (other / "charset_size=7.txt").write_text("0\t \n1\ta\n2\tb\n3\tc\n4\td\n5\tf\n6\t<nul>\n")
+    with pytest.raises(checkpoint.CheckpointError, match="another charset"):
+        train(configure(**{**base, "dataset_dir": other}))
+    weights = tmp_path / "w" / "checkpoint-00000001.pth"
+    checkpoint.save(weights, {"model": {}, "step": 1})
+    with pytest.raises(checkpoint.CheckpointError, match="holds weights only"):
+        train(configure(**{**base, "train_log_dir": tmp_path / "w"}))
+
+
+def test_no_data_set():
+    with pytest.raises(ConfigError, match=r"no data set: give --dataset_dir FOLDER .* configs/demo.yaml"):
+        open_dataset(configure(), "train")
+    result = run_program("train.py")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no data set")
+
+
+def test_eval_without_checkpoint():
+    result = run_program("eval.py")
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: no checkpoint: give --ckpt FILE")
