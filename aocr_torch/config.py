@@ -178,7 +178,9 @@ class Run:
     summary_interval_steps: int = 500
     """Steps between two TensorBoard images; 0 for none. Scalars follow log_interval_steps."""
     checkpoint: Optional[str] = None
-    """Whole-model .pth to start from (weights only)."""
+    """Whole-model .pth to start from: weights, and for characters that its charset shares with the data set's."""
+    restore_optimizer: bool = False
+    """Take step and momentum from --checkpoint too, so that its training goes on here."""
     checkpoint_inception: Optional[str] = None
     """Inception-v3 .pth to start the tower from, as convert_inception.py writes it."""
     resume: bool = True
@@ -199,6 +201,10 @@ class Run:
             not (self.checkpoint and self.checkpoint_inception),
             "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
         )
+        _require(
+            bool(self.checkpoint) or not self.restore_optimizer,
+            "restore_optimizer takes step and momentum from --checkpoint: give that too",
+        )
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,11 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Flat {flag name: value}, as `from_dict` and a YAML file take it."""
         return {name: value for part in dataclasses.asdict(self).values() for name, value in part.items()}
+
+    def lines(self) -> list[str]:
+        """The resolved configuration for people, one line for each section."""
+        sections = dataclasses.asdict(self).items()
+        return [f"{section}: " + " ".join(f"{n}={v}" for n, v in values.items()) for section, values in sections]
 
     def replace(self, **values: Any) -> Config:
         """A copy with these flags set; raises ConfigError for unknown names, wrong types and contradictions."""

@@ -137,17 +137,21 @@ def average_age_warning(model: torch.nn.Module) -> Optional[str]:
     """Says so where an evaluation comes too early for the decay of BatchNorm's moving averages; else None.
 
     After n updates they still hold decay^n of what the training began with: 74 % after 250 steps of four views with
-    the reference's 0.9997, a common reason for good training losses beside bad evaluations.
+    the reference's 0.9997, a common reason for good training losses beside bad evaluations. Averages that start as a
+    plain mean hold the early steps of the training instead, which is better and still not what the model is now.
     """
     from aocr_torch.model.inception import ViewBatchNorm2d
 
     norm = next(m for m in model.modules() if isinstance(m, ViewBatchNorm2d))
     updates = int(norm.num_batches_tracked)
     remains = norm.decay**updates
-    if updates == 0 or norm.cumulative_start or remains < 0.05:
+    if updates == 0 or remains < 0.05:
         return None
+    if norm.cumulative_start:
+        held, cure = "are still a mean over the whole training", "--batch_norm_decay 0.99"
+    else:
+        held, cure = f"still hold {remains:.0%} of what the training began with", "--batch_norm_cumulative_start"
     return (
-        f"warning: BatchNorm's moving averages are still {remains:.0%} what the training began with "
-        f"(decay {norm.decay}, {updates} updates), so this evaluation may be far worse than the training; train "
-        "longer, or with --batch_norm_cumulative_start"
+        f"warning: BatchNorm's moving averages {held} (decay {norm.decay}, {updates} updates), so this evaluation may "
+        f"be far worse than the training; train longer, or with {cure}"
     )

@@ -17,7 +17,7 @@ from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
 from aocr_torch.training.evaluate import Evaluation, evaluate, open_dataset
 from aocr_torch.training.log import Log, Stopwatch, average_age_warning, duration, result_lines, step_line
-from aocr_torch.training.state import NonFiniteError, Training, weights_from
+from aocr_torch.training.state import NonFiniteError, Training
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -64,7 +64,7 @@ def train(config: Config) -> int:
         steps = {"total_steps": run.max_number_of_steps, "first_step": training.step}
         log = Log(run.train_log_dir, ranks.is_main(), **steps)
         try:
-            for message in [_summary(training, dataset), *messages]:
+            for message in [*config.lines(), _summary(training, dataset), *messages]:
                 log.line(message)
             _run_steps(training, dataset, checkpoints, log, stop)
             if stop.signal is not None:
@@ -96,8 +96,7 @@ def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) ->
             raise ConfigError(
                 f"{checkpoints.folder} already holds checkpoints and resume is off: use another train_log_dir"
             )
-        message = weights_from(training.config, training.model)
-        return [message] if message else []
+        return training.start_from_weights()
     changed = training.load_state_dict(checkpoint.load(newest), str(newest))
     return [f"resuming from {newest} at step {training.step}", *(f"changed flag {line}" for line in changed)]
 
@@ -159,7 +158,7 @@ def _batches(training: Training, dataset: FSNSDataset) -> Iterator[list[dict[str
         seed=config.run.seed,
         rank=ranks.rank(),
         world_size=ranks.world_size(),
-        start_step=training.position // (config.data.batch_size * ranks.world_size()),
+        start=training.position,
     )
     pin_memory = devices.uses_pinned_memory(training.device)
     loader = iter(make_loader(dataset, sampler, num_workers=config.data.num_workers, pin_memory=pin_memory))

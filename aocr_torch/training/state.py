@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from aocr_torch.data.charset import Charset
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training import checkpoint, ranks
+from aocr_torch.training.finetune import remap_charset_rows
 from aocr_torch.training.optim import (
     ExponentialMovingAverage,
     build_optimizer,
@@ -210,12 +211,59 @@ class Training:
         changed = [name for name in new if name not in FLAGS_THAT_MAY_CHANGE and old.get(name) != new[name]]
         return [f"{name}: {old.get(name)} -> {new[name]}" for name in changed]
 
+    def start_from_weights(self) -> list[str]:
+        """Starts from --checkpoint or --checkpoint_inception; returns lines that say what was taken.
 
-def weights_from(config: Config, model: AttentionOCR) -> Optional[str]:
-    """Starts `model` from --checkpoint or --checkpoint_inception; returns a line that says what was loaded, or None."""
-    run = config.run
-    if run.checkpoint:
-        return f"{run.checkpoint}: {checkpoint.load_model(model, run.checkpoint)}"
-    if run.checkpoint_inception:
-        return f"{run.checkpoint_inception}: {checkpoint.load_tower(model, run.checkpoint_inception)}"
-    return None
+        Raises:
+            CheckpointError: the file does not fit; names both sides.
+        """
+        run = self.config.run
+        messages = []
+        if run.checkpoint:
+            state = checkpoint.load(run.checkpoint)
+            messages.append(f"{run.checkpoint}: {self._load_model(state, run.checkpoint)}")
+            if run.restore_optimizer:
+                messages.append(self._restore_optimizer(state, run.checkpoint))
+        elif run.checkpoint_inception:
+            report = checkpoint.load_tower(self.model, run.checkpoint_inception)
+            messages.append(f"{run.checkpoint_inception}: {report}")
+        if self.ema is not None:
+            self.ema = ExponentialMovingAverage(self.model, self.config.optim.ema_decay)
+        return messages
+
+    def _load_model(self, state: dict[str, Any], source: str) -> checkpoint.LoadReport:
+        charset = checkpoint.charset_of(state)
+        if charset is None or charset == self.charset:
+            return checkpoint.load_model(self.model, source, state)
+        try:
+            weights, kept, fresh = remap_charset_rows(
+                state["model"],
+                charset.characters,
+                self.charset.characters,
+                self.model.state_dict(),
+                self.config.model.use_autoregression,
+            )
+        except ValueError as error:
+            raise checkpoint.CheckpointError(f"{source}: {error}") from None
+        report = checkpoint.load_model(self.model, source, {"model": weights})
+        report.notes.append(f"its charset is another: kept {len(kept)} characters {''.join(kept[:-1])!r}")
+        report.notes.append(f"{len(fresh)} start fresh {''.join(fresh)!r}")
+        return report
+
+    def _restore_optimizer(self, state: dict[str, Any], source: str) -> str:
+        if "optimizer" in state:
+            self.load_state_dict(state, source)
+            return f"going on at step {self.step} with the optimizer's state"
+        momentum = state.get("momentum")
+        if "step" not in state or not momentum or self.config.optim.optimizer != "momentum":
+            raise checkpoint.CheckpointError(
+                f"{source}: has no step and momentum for optimizer {self.config.optim.optimizer}: "
+                "leave --restore_optimizer away"
+            )
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(self.device, copy=True)
+        self.step = state["step"]
+        self.position = self.step * self.config.optim.accumulate_steps * self.config.data.batch_size
+        self.position *= ranks.world_size()
+        return f"going on at step {self.step} with the momentum of {len(momentum)} variables"

@@ -84,7 +84,7 @@ def test_eight_samples_are_memorised_and_evaluated(tmp_path):
     ]
     assert "eval/StrictSequenceAccuracy[1.000000]" in log
     assert "global step 150: loss = " in log
-    assert "floor 2.5" in log  # 4 steps of 7 classes with smoothing 0.1
+    assert "floor 1.78" in log  # 4 steps of 7 classes with smoothing 0.1
     assert list((tmp_path / "log").glob("events.out.tfevents.*"))
     result = run_program(
         "eval.py",
@@ -273,6 +273,61 @@ def test_start_from_weights_and_resume_with_other_flags(tiny_dataset, tmp_path):
     )
     assert "changed flag learning_rate: 0.004 -> 0.5" in (tmp_path / "a" / "train.log").read_text()
     assert checkpoint.load(tmp_path / "a")["optimizer"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_fine_tuning_on_another_charset_keeps_what_is_shared(tiny_dataset, tmp_path):
+    base = {"max_number_of_steps": 1, "use_augment_input": False}
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path / "a", **base)) == 0
+    other = write(tmp_path / "other")
+    (other / "charset_size=7.txt").write_text("0\t \n1\tf\n2\tb\n3\tc\n4\td\n5\te\n6\t<nul>\n")
+    first = tmp_path / "a" / "checkpoint-00000001.pth"
+    config = configure(dataset_dir=other, train_log_dir=tmp_path / "b", checkpoint=first, ema_decay=0.9, **base)
+    training = Training(config, open_dataset(config, "train").charset, torch.device("cpu"))
+    fresh = training.model.decoder.classifier.weight.clone()
+    messages = training.start_from_weights()
+    assert "kept 6 characters ' bcde'" in messages[0]
+    assert "1 start fresh 'f'" in messages[0]
+    learnt = checkpoint.load(first)["model"]["decoder.classifier.weight"]
+    now = training.model.decoder.classifier.weight
+    assert torch.equal(now[2:], learnt[2:])
+    assert torch.equal(now[1], fresh[1])
+    assert torch.equal(training.ema.state_dict()["averages"]["decoder.classifier.weight"], now)
+    assert train(config) == 0
+    wrong = configure(dataset_dir=other, train_log_dir=tmp_path / "c", checkpoint=first, num_lstm_units=4, **base)
+    with pytest.raises(checkpoint.CheckpointError, match="differ in more than their charsets"):
+        train(wrong)
+
+
+def test_restoring_the_optimizer_goes_on_as_if_never_stopped(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset}
+    assert train(configure(train_log_dir=tmp_path / "a", max_number_of_steps=4, save_interval_steps=2, **base)) == 0
+    half = tmp_path / "a" / "checkpoint-00000002.pth"
+    going_on = {
+        "train_log_dir": tmp_path / "b",
+        "max_number_of_steps": 4,
+        "checkpoint": half,
+        "restore_optimizer": True,
+    }
+    assert train(configure(**going_on, **base)) == 0
+    ours, theirs = checkpoint.load(tmp_path / "b")["model"], checkpoint.load(tmp_path / "a")["model"]
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+    state = checkpoint.load(half)
+    names = [name for name, parameter in _network(base).named_parameters() if parameter.requires_grad]
+    slots = [state["optimizer"]["state"][number]["momentum_buffer"] for number in range(len(names))]
+    converted = {"format": checkpoint.FORMAT, "model": state["model"], "step": 2, "momentum": dict(zip(names, slots))}
+    checkpoint.save(tmp_path / "converted.pth", converted)
+    going_on.update(train_log_dir=tmp_path / "c", checkpoint=tmp_path / "converted.pth")
+    assert train(configure(**going_on, **base)) == 0
+    ours = checkpoint.load(tmp_path / "c")["model"]
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    going_on.update(train_log_dir=tmp_path / "d")
+    with pytest.raises(checkpoint.CheckpointError, match="leave --restore_optimizer away"):
+        train(configure(optimizer="adam", **going_on, **base))
+
+
+def _network(base: dict) -> torch.nn.Module:
+    return Training(configure(**base), CHARSET, torch.device("cpu")).model
 
 
 def test_resume_refuses_what_does_not_fit(tiny_dataset, tmp_path):
