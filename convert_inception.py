@@ -18,12 +18,12 @@ from typing import Any, Optional
 import torch
 import tyro
 
-from aocr_torch.config import Data, Model, run_main
+from aocr_torch.config import Data, run_main
 from aocr_torch.interop.tf_checkpoint import CheckpointReader, open_checkpoint
 from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.interop.tf_plan import Report, plan_conversion
 from aocr_torch.interop.tf_table import CheckpointError
-from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.model.inception import InceptionTower
 from aocr_torch.training import checkpoint
 
 
@@ -100,12 +100,19 @@ def architecture(report: Report, state: dict[str, torch.Tensor]) -> dict[str, An
         "use_attention": report.decoder == "attention",
         "num_lstm_units": report.num_lstm_units,
     }
+    with torch.device("meta"):
+        tower = InceptionTower(report.final_endpoint, Data.num_views, per_view=True)
+    channels, height, width = tower.to_empty(device="cpu").output_shape(*Data().view_size)
+    positions_a_step = Data.num_views * height * width // Data.max_sequence_length
     for has_coordinates, is_autoregressive in product((False, True), (True, False)):
-        guess = {**known, "encode_coordinates": has_coordinates, "use_autoregression": is_autoregressive}
-        with torch.device("meta"):
-            model = AttentionOCR(Data(), Model(**guess), report.num_classes)
-        if all(state[name].shape == value.shape for name, value in model.state_dict().items()):
-            return guess
+        features = channels + has_coordinates * (height + width)
+        if report.decoder == "attention":
+            fits = len(state["decoder.attention_v"]) == features
+        else:
+            inputs = state["decoder.cell.linear.weight"].shape[1] - report.num_lstm_units
+            fits = inputs == positions_a_step * features + is_autoregressive * report.num_classes
+        if fits:
+            return {**known, "encode_coordinates": has_coordinates, "use_autoregression": is_autoregressive}
     return known
 
 

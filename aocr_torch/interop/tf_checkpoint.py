@@ -57,6 +57,7 @@ class CheckpointReader:
     def __init__(self, location: Location):
         self.path = location.path
         self.files = list(location.files)
+        self._mapped: list[MappedFile] = []
         self._variables: dict[str, _Variable] = {}
 
     @property
@@ -76,8 +77,12 @@ class CheckpointReader:
         else:
             value = self._read(name, None, variable.dtype, variable.shape)
         if variable.dtype == "bfloat16":
-            return (value.astype(np.uint32) << 16).view(np.float32)
-        return value.astype(value.dtype.newbyteorder("="), copy=not value.flags.writeable)
+            value = (value.astype(np.uint32) << 16).view(np.float32)
+        else:
+            value = value.astype(value.dtype.newbyteorder("="), copy=not value.flags.writeable)
+        for file in self._mapped:
+            file.release()
+        return value
 
     def _assemble(self, name: str, variable: _Variable) -> np.ndarray:
         """A variable from its slices, which must cover it exactly once."""
@@ -148,7 +153,8 @@ class CheckpointReader:
         raise NotImplementedError
 
     def close(self) -> None:
-        raise NotImplementedError
+        for file in self._mapped:
+            file.close()
 
     def __enter__(self):
         return self
@@ -163,6 +169,7 @@ class _V1Reader(CheckpointReader):
     def __init__(self, location: Location):
         super().__init__(location)
         self._tables = [Table(file) for file in location.files]
+        self._mapped = [table.file for table in self._tables]
         for table in self._tables:
             entry = table.get(b"")
             message = None if entry is None else self._parse("SavedTensorSlices", entry, "the list of variables")
@@ -216,10 +223,6 @@ class _V1Reader(CheckpointReader):
             raise self._damaged(name, "a half-precision number of more than 16 bits")
         return bits.astype("<u2").view("<f2").reshape(shape)
 
-    def close(self) -> None:
-        for table in self._tables:
-            table.close()
-
 
 class _V2Reader(CheckpointReader):
     format = "V2"
@@ -249,6 +252,7 @@ class _V2Reader(CheckpointReader):
                 "attributes and not variables; restore it in TensorFlow and save it with tf.compat.v1.train.Saver"
             )
         self._shards = {number: self._map_shard(number, header.num_shards) for number in self._shards_in_use()}
+        self._mapped = list(self._shards.values())
 
     def _shards_in_use(self) -> list[int]:
         return sorted({entry.shard_id for entry in self._entries.values() if not entry.slices})
@@ -282,10 +286,6 @@ class _V2Reader(CheckpointReader):
                 f"{entry.crc32c:#010x}; the file is damaged, copy it again"
             )
         return np.frombuffer(data, _STORED_AS[dtype][0]).reshape(shape)
-
-    def close(self) -> None:
-        for shard in self._shards.values():
-            shard.close()
 
 
 def open_checkpoint(path: Union[str, os.PathLike]) -> CheckpointReader:

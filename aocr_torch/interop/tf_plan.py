@@ -120,6 +120,10 @@ def plan_conversion(
         raise CheckpointError(f"found final_endpoint {final_endpoint!r}, expected one of {', '.join(ENDPOINTS)}")
     report = Report("Attention-OCR")
     known = _sort_names(variables, report)
+    if report.step_name and (
+        variables["global_step"][0] not in ("int32", "int64") or variables["global_step"][1] != ()
+    ):
+        report.problems["global_step"] = "is {} of shape {}, expected one integer".format(*variables["global_step"])
     chosen = {**known.values, **known.averages} if use_moving_average else known.values
     is_whole = any(name.startswith("sequence_logit_fn/") for name in chosen)
     if is_whole:

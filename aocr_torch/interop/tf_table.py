@@ -36,14 +36,17 @@ def masked_crc(data) -> int:
 
 
 class MappedFile:
-    """A file mapped into memory: `read` gives a view, so only the pages that are touched are loaded."""
+    """A file mapped into memory: `read` gives a view, so only the pages that are touched are loaded.
+
+    They count as this process's memory until `release`; views stay valid after it.
+    """
 
     def __init__(self, path: Path):
         self.path = path
         with open(path, "rb") as file:
             self.size = os.fstat(file.fileno()).st_size
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else b""
-        self._view: Optional[memoryview] = memoryview(mapping)
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        self._view: Optional[memoryview] = memoryview(self._mapping or b"")
 
     def read(self, offset: int, size: int, what: str) -> memoryview:
         if self._view is None:
@@ -55,9 +58,14 @@ class MappedFile:
             )
         return self._view[offset : offset + size]
 
+    def release(self) -> None:
+        """Gives the pages read so far back to the system, where it takes such advice."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Lets go of the mapping; it goes away with the last view of it."""
-        self._view = None
+        self._view = self._mapping = None
 
 
 def read_varint(data: memoryview, position: int) -> tuple[int, int]:

@@ -176,6 +176,8 @@ def test_what_is_missing_or_wrong_is_named(tf_variables):
         "1 variables are missing: InceptionV3/Mixed_5b/Branch_0/Conv2d_0a_1x1/BatchNorm/beta",
     ):
         assert part in str(caught.value)
+    with pytest.raises(CheckpointError, match=r"global_step is int64 of shape \(2,\), expected one integer"):
+        model_state_from_tf({**tf_variables, "global_step": np.zeros(2, np.int64)})
     wrong = dict(tf_variables)
     wrong["AttentionOcr_v1/sequence_logit_fn/SQLR/softmax_w"] = np.zeros(6, np.float32)
     with pytest.raises(CheckpointError, match="the decoder has no softmax_w"):
