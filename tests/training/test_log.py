@@ -1,0 +1,108 @@
+"""Lines for people, files for programs, and a progress bar on a terminal."""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+
+import pytest
+import torch
+
+from aocr_torch.config import Data, Model
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training.log import Log, Stopwatch, average_age_warning, duration, result_lines, step_line
+
+
+def test_step_line_begins_as_the_reference():
+    line = step_line(1200, 31.20414, 0.1139, {"floor": "29.93", "lr": "0.004"})
+    assert line == "global step 1200: loss = 31.2041 (0.114 sec/step) floor 29.93, lr 0.004"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.9, "5 s"), (61, "1 min 01 s"), (7380, "2 h 03 min")])
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_result_lines_end_with_the_references():
+    results = {
+        "CharacterAccuracy": 0.966915,
+        "SequenceAccuracy": 0.826643,
+        "CharacterErrorRate": 0.1,
+        "num_examples": 3,
+    }
+    assert result_lines(results, {"records": 20404, "evaluated": 20404, "skipped": 0}) == [
+        "eval/CharacterErrorRate[0.100000]",
+        "20404 of 20404 records, 0 skipped",
+        "eval/CharacterAccuracy[0.966915]",
+        "eval/SequenceAccuracy[0.826643]",
+    ]
+
+
+def test_stopwatch(monkeypatch):
+    times = iter([0.0, 1.0, 3.0, 8.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    watch = Stopwatch(5)
+    assert watch.wait(lambda: "batch") == "batch"
+    assert watch.lap(9) == (8.0, 0.25, 4)
+
+
+def test_files(tmp_path, capsys):
+    log = Log(str(tmp_path), True, name="eval")
+    log.line("hello")
+    log.scalars(3, {"loss": 1 / 3})
+    log.images(3, torch.rand(2, 2, 3, 8, 8), ["a", "b"])
+    log.close()
+    assert capsys.readouterr().out == "hello\n"
+    assert (tmp_path / "eval.log").read_text() == "hello\n"
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1 / 3}
+    assert sum(path.stat().st_size for path in tmp_path.glob("events.out.tfevents.*")) > 100
+
+
+@pytest.mark.parametrize("arguments", [("FOLDER", False), (None, True)])
+def test_other_ranks_and_no_folder_write_nothing(tmp_path, capsys, arguments):
+    folder, enabled = arguments
+    log = Log(str(tmp_path / folder) if folder else None, enabled)
+    log.line("hello")
+    log.scalars(1, {"loss": 1.0})
+    log.images(1, torch.zeros(1, 1, 3, 8, 8), [""])
+    log.advance(1)
+    log.close()
+    assert capsys.readouterr().out == ("hello\n" if enabled else "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_terminal_gets_a_progress_bar(tmp_path):
+    code = (
+        "import sys; from aocr_torch.training.log import Log\n"
+        "log = Log(sys.argv[1], True, total_steps=10); log.advance(4); log.line('hello'); log.close()"
+    )
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], stdout=theirs, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "hello" in shown
+    assert "4/10" in shown
+    assert (tmp_path / "train.log").read_text() == "hello\n"
+
+
+def test_warning_of_a_young_average():
+    data = Data(num_views=1, image_height=48, image_width=48, max_sequence_length=3)
+
+    def warning(updates: int, **model) -> str:
+        network = AttentionOCR(data, Model(final_endpoint="Conv2d_2a_3x3", num_lstm_units=4, **model), 5)
+        for name, buffer in network.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                buffer.fill_(updates)
+        return average_age_warning(network) or ""
+
+    assert "still hold 74% of what the training began with (decay 0.9997, 1000 updates)" in warning(1000)
+    assert "a mean over the whole training" in warning(1000, batch_norm_cumulative_start=True)
+    assert not warning(0)  # nothing trained here: converted weights
+    assert not warning(20_000)
+    assert not warning(500, batch_norm_decay=0.99)
