@@ -37,11 +37,11 @@ class Options:
     """Where the tower ends, Conv2d_1a_3x3 .. Mixed_7c; default: Mixed_5d, or where a whole model's ends."""
     output: Optional[Path] = None
     """File to write; default: beside the checkpoint, with .pth."""
-    list: tyro.conf.FlagCreatePairsOff[bool] = False
+    list: bool = False
     """List every variable and what would become of it, and write nothing."""
-    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    force: bool = False
     """Replace an existing output."""
-    ema: tyro.conf.FlagCreatePairsOff[bool] = False
+    ema: bool = False
     """Take the ExponentialMovingAverage of each variable that has one."""
 
 

@@ -28,9 +28,9 @@ class Options:
     """Checkpoint of train.py or convert_inception.py, or a train_log_dir (its newest checkpoint)."""
     output: Optional[Path] = None
     """Prefix of the bundle; default: model.ckpt-STEP beside the checkpoint."""
-    ema: tyro.conf.FlagCreatePairsOff[bool] = False
+    ema: bool = False
     """Export the exponential moving average of the weights instead of the weights."""
-    force: tyro.conf.FlagCreatePairsOff[bool] = False
+    force: bool = False
     """Replace an existing bundle."""
 
 
