@@ -8,7 +8,7 @@ from PIL import Image
 
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import encode_example
-from aocr_torch.data.records import write_shard
+from aocr_torch.data.records import Shards, write_shard
 
 LENGTH = 4
 CHARSET = Charset.from_characters([" ", "a", "b", "c", "d", "e"])
@@ -61,3 +61,11 @@ def write(folder: Path, train: int = 11, validation: int = 5, test: int = 7, per
             name = f"{split}-{number:05d}-of-{len(shards):05d}"
             write_shard(folder / split / name, records[start : start + per_shard])
     return folder
+
+
+def spoil(shard: Path) -> None:
+    """Appends a record whose picture is broken, in sound framing."""
+    shards = Shards([shard])
+    records = [shards.read(number) for number in range(len(shards))]
+    broken = example("ab", np.random.RandomState(0)).replace(b"IHDR", b"IHDX")
+    write_shard(shard, [*records, broken])
