@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import glob
 import io
-import signal
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -345,15 +345,14 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_leave_process_group,
         generator=torch.Generator(),  # so that a loader leaves torch's random numbers as they are
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach every process; the main one decides when its workers stop."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _leave_process_group(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM go to a whole process group; the main process decides when workers stop."""
+    os.setpgrp()
 
 
 def _check_sampling(num_records: int, batch_size: int, rank: int, world_size: int) -> None:

@@ -40,7 +40,7 @@ if __name__ == "__main__":
             seen[num_workers] = {
                 "trained": trained,
                 "evaluated": evaluated,
-                "counts": evaluation.counts,
+                "counts": [evaluation.records, evaluation.evaluated, len(evaluation.skipped)],
                 "results": evaluation.results,
             }
         Path(out, f"{ranks.rank()}.json").write_text(json.dumps(seen))
