@@ -1,17 +1,21 @@
-"""Pictures for people: where a model looked for each character, drawn over the views it was given.
+"""Pictures and pages for people: where a model looked for each character, and what a data set holds.
 
 T' characters read, V views, H W feature map, h w view in pixels.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import os
+from html import escape
 from pathlib import Path
 from typing import Union
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from aocr_torch.data.check import Sample
 from aocr_torch.predict import Reading
 
 MIN_FRAME_HEIGHT = 96  # pixels; smaller views are enlarged, so that a caption fits beside them
@@ -89,3 +93,39 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     import font_source_sans_pro  # has the accents that Pillow's own font lacks
 
     return ImageFont.truetype(font_source_sans_pro.font_files_ttf["SourceSansPro"], size)
+
+
+def contact_sheet(title: str, summary: list[str], problems: list[str], samples: list[Sample]) -> str:
+    """One self-contained HTML page: the summary, the problems, and samples of the records with their labels."""
+    cards = "\n".join(
+        f'<figure><img loading="lazy" alt="" src="data:image/jpeg;base64,{_thumbnail(sample.image)}">'
+        f"<figcaption><b>{escape(sample.text)}</b><br>{escape(sample.name)}</figcaption></figure>"
+        for sample in samples
+    )
+    listed = [f"<li>{escape(line)}</li>" for line in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        listed.append(f"<li>and {len(problems) - MAX_LISTED} more</li>")
+    heading = f"<h2>{len(problems)} problems</h2><ul>{''.join(listed)}</ul>" if problems else ""
+    lines = "<br>".join(map(escape, summary))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{escape(title)}</h1><p>{lines}</p>{heading}<main>{cards}</main></body></html>\n"
+    )
+
+
+MAX_LISTED = 1000
+_STYLE = (
+    "body{font:15px sans-serif;margin:1em;background:#fff;color:#222}"
+    "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:1em}"
+    "figure{margin:0}img{width:100%;display:block}li,p,figcaption{overflow-wrap:anywhere}"
+    "figcaption b{white-space:pre-wrap}"
+)
+
+
+def _thumbnail(encoded: bytes) -> str:
+    jpeg = io.BytesIO()
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.convert("RGB").save(jpeg, "JPEG", quality=80)
+    return base64.b64encode(jpeg.getvalue()).decode("ascii")

@@ -1,11 +1,14 @@
 """Attention drawn over the views."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from aocr_torch.data.check import Sample
 from aocr_torch.predict import Reading
-from aocr_torch.report import CAPTION_WIDTH, draw_attention, heat_of, save_attention
+from aocr_torch.report import CAPTION_WIDTH, MAX_LISTED, contact_sheet, draw_attention, heat_of, save_attention
 
 
 def reading(text: str = "ab", attention=True, size: int = 150) -> Reading:
@@ -59,3 +62,14 @@ def test_small_views_are_enlarged_and_an_empty_text_has_a_picture():
 def test_no_attention():
     with pytest.raises(ValueError, match="no attention to draw"):
         draw_attention(reading(attention=False))
+
+
+def test_contact_sheet_escapes_what_it_shows():
+    out = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(out, "PNG")
+    sample = Sample("s-0:1", "<b>&", out.getvalue())
+    html = contact_sheet("<data>", ["a < b"], ["<script>"] * (MAX_LISTED + 2), [sample])
+    assert "<title>&lt;data&gt;</title>" in html
+    assert "&lt;b&gt;&amp;" in html
+    assert "<script>" not in html
+    assert "<li>and 2 more</li>" in html
