@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import tyro
 
@@ -32,7 +32,7 @@ from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
 class Options:
     """Reads pictures with a trained model: one line each with the confidence, the text and the file."""
 
-    images: tyro.conf.Positional[tuple[str, ...]]
+    images: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE ...")]]
     """Files, folders, patterns in quotes, or - for a picture on standard input."""
     ckpt: Path
     """Checkpoint of train.py, its folder, or a converted whole model."""
@@ -79,7 +79,7 @@ def attention_file(folder: Path, name: str, suffix: str, taken: set[Path]) -> Pa
 
 def main(arguments: list[str]) -> int:
     """Reads the pictures that the arguments name; the exit status tells whether all could be read."""
-    options = tyro.cli(Options, args=arguments, description=__doc__, use_underscores=True)
+    options = tyro.cli(Options, args=arguments, use_underscores=True)
     if not options.images:
         raise ValueError("no pictures: name files, folders, patterns in quotes, or - for standard input")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its escape, not an error

@@ -185,7 +185,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.nan_to_num(np.asarray(image))
         values = values * 255 if values.max() <= 1 else values
         return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8)).convert("RGB")
-    if "transparency" in image.info or "A" in image.mode or "a" in image.mode:
+    if "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "RGBa"):
         opaque = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", opaque.size, "white"), opaque).convert("RGB")
     return image.convert("RGB")

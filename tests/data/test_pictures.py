@@ -69,6 +69,11 @@ def test_cmyk_is_converted():
         assert np.abs(pixels(source).astype(int) - [255, 0, 0]).max() < 8
 
 
+def test_a_mode_that_pillow_cannot_convert_has_one_line():
+    with pytest.raises(PictureError, match="cannot be read: conversion from La to"):
+        read_picture(Image.new("LA", (8, 8)).convert("La"))
+
+
 def test_exif_turns_the_picture_upright(rgb):
     image = Image.fromarray(rgb)
     exif = Image.Exif()
