@@ -17,6 +17,7 @@ from typing import Optional, Union
 
 import numpy as np
 import torch
+from PIL import Image
 
 from aocr_torch import device as devices
 from aocr_torch.data.augment import split_views
@@ -69,12 +70,13 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected at least 1")
         state = checkpoints.load(Path(checkpoint))
-        self.data = checkpoints.config_of(state).data
+        config = checkpoints.config_of(state)
+        self.data = config.data
         own = checkpoints.charset_of(state)
         if own is None and charset is None:
             raise checkpoints.CheckpointError(f"{checkpoint}: holds no charset, as it was converted: give its charset")
         self.charset = Charset.from_file(Path(charset)) if charset is not None else own
-        model = checkpoints.build_model(state, checkpoints.config_of(state), self.charset, Path(checkpoint))
+        model = checkpoints.build_model(state, config, self.charset, Path(checkpoint))
         self.device = devices.resolve(device)
         self.model = model.to(self.device)
         self.batch_size = batch_size
@@ -100,7 +102,7 @@ class Predictor:
         self, images: Iterable[Picture], *, views: Optional[int] = None
     ) -> Iterator[Union[Reading, PictureError]]:
         """As a call, but one by one for any number of pictures, and with the error in place of a bad one's reading."""
-        if isinstance(images, (str, bytes, os.PathLike, np.ndarray)):
+        if isinstance(images, (str, bytes, os.PathLike, np.ndarray, Image.Image)):
             raise TypeError(f"found one {type(images).__name__}, expected a list of pictures: put it into [ ]")
         numbered = enumerate(images)
         while chunk := list(islice(numbered, self.batch_size)):

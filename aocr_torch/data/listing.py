@@ -103,6 +103,9 @@ def _from_folder(folder: Path) -> list[Any]:
     labels = set()
     for picture in find_pictures(folder):
         key = picture.relative_to(folder).as_posix()
+        if picture.is_dir():
+            found.append(f"{shown(key)}: is a folder that cannot be opened")
+            continue
         label = picture.with_suffix(".txt")
         labels.add(label)
         try:

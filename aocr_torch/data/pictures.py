@@ -143,8 +143,11 @@ def _opened(source: Picture) -> Image.Image:
         path = Path(source)
         if not path.exists():
             raise PictureError("there is no such file")
-        if not path.is_file():  # also a pipe, which nobody may ever write to
-            raise PictureError("is a folder or a device, expected a file")
+        if path.is_dir():
+            openable = os.access(path, os.R_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+            raise PictureError("is a folder without pictures" if openable else "is a folder that cannot be opened")
+        if not path.is_file():  # a pipe, which nobody may ever write to
+            raise PictureError("is a device or a pipe, expected a file")
         if path.stat().st_size == 0:
             raise PictureError("is empty (0 bytes)")
         image = Image.open(path, formats=FORMATS)
@@ -192,9 +195,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def find_pictures(folder: Union[str, os.PathLike]) -> list[Path]:
-    """Every file under `folder` with a picture's suffix, sorted; hidden files and folders are left out."""
-    found = []
-    for place, folders, files in os.walk(folder):
+    """Every file under `folder` with a picture's suffix, sorted; hidden files and folders are left out.
+
+    A folder that cannot be opened is in the list itself, so that it is not passed over in silence.
+    """
+    found: list[Path] = []
+    closed: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(place, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-    return sorted(found)
+    return sorted(found + closed)

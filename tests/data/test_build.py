@@ -128,7 +128,7 @@ def test_what_cannot_be_used_is_left_out_and_listed(tmp_path):
             "l.tsv:3: 2.png: there is no such file",
             "l.tsv:4: 3.png: cannot be read",
             "l.tsv:5: 4.png: has more than 89,478,485 pixels",
-            "l.tsv:6: 5.png: is a folder or a device",
+            "l.tsv:6: 5.png: is a folder without pictures",
         ],
     ):
         assert line.startswith(expected)

@@ -2,12 +2,14 @@
 
 import io
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from aocr_torch.data.listing import read_listing
 from aocr_torch.data.pictures import PictureError, find_pictures, lay_out, read_picture, shown
 
 MODEL = {"height": 20, "width": 120, "num_views": 4}
@@ -117,9 +119,39 @@ def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(PictureError, match="no such file"):
         read_picture(tmp_path / "absent.png")
-    for name in (".", "pipe.png"):
-        with pytest.raises(PictureError, match="folder or a device"):
+    for name, reason in ((".", "is a folder without pictures"), ("pipe.png", "is a device or a pipe")):
+        with pytest.raises(PictureError, match=reason):
             read_picture(tmp_path / name)
+
+
+@pytest.fixture
+def unprivileged_folder():
+    """A folder of this process, which is not the superuser while the test runs."""
+    is_superuser = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as name:
+        if is_superuser:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            for path in Path(name).iterdir():
+                path.chmod(0o700)
+            if is_superuser:
+                os.seteuid(0)
+
+
+def test_what_may_not_be_opened_is_not_passed_over(unprivileged_folder):
+    (unprivileged_folder / "b").mkdir(mode=0o000)
+    (unprivileged_folder / "a.png").write_bytes(file_bytes(Image.new("RGB", (8, 8))))
+    (unprivileged_folder / "a.txt").write_text("a")
+    (unprivileged_folder / "a.png").chmod(0o000)
+    found = find_pictures(unprivileged_folder)
+    assert [path.name for path in found] == ["a.png", "b"]
+    for path, reason in zip(found, ("cannot be read: Permission denied", "is a folder that cannot be opened")):
+        with pytest.raises(PictureError, match=reason):
+            read_picture(path)
+    assert read_listing(unprivileged_folder).problems == ["b: is a folder that cannot be opened"]
 
 
 @pytest.mark.parametrize(
