@@ -76,8 +76,8 @@ def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image
     heat = np.concatenate([heat_of(view, height, width) for view in weights], 1)[..., None]  # (h, V*w, 1)
     heat = np.sqrt(heat / max(float(heat.max()), 1e-12))
     pixels = np.concatenate(list(views), 1).astype(np.float32)
-    lit = pixels * (0.45 + 0.55 * heat)
-    picture = Image.fromarray((lit + (_HEAT - lit) * 0.55 * heat).round().astype(np.uint8))
+    lit = pixels * (0.6 + 0.4 * heat)
+    picture = Image.fromarray((lit + (_HEAT - lit) * 0.6 * heat).round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
     for edge in range(width, picture.width, width):
         draw.line([(edge, 0), (edge, height)], fill="white")

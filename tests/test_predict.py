@@ -180,7 +180,7 @@ def test_tool_reports_bad_files_and_reads_the_rest(tool, pictures, tiny_checkpoi
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "a\nb.png").touch()
     (tmp_path / "short.png").write_bytes(pictures[0].read_bytes()[:500])
-    Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")
+    (tmp_path / "bomb.png").write_bytes(tiny.bomb())
     shutil.copy(pictures[0], tmp_path / "good.png")
     (tmp_path / "nothing").mkdir()
     missing = [str(tmp_path / name) for name in ("nothing", "absent*.png", "absent.png")]

@@ -31,7 +31,7 @@ def test_the_place_looked_at_is_lit_in_its_view_alone():
         assert abs(x % 150 - (11 + 8 * 12.5)) <= 5
         assert abs(y - (11 + 8 * 3.5)) <= 5
         other = np.delete(pixels.reshape(-1, 4, 150, 3)[:, :, 5:-5], number, 1)
-        assert (other == 45).all()
+        assert (other == 60).all()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import resource
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -113,13 +114,17 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_AS"), reason="this system cannot limit a process's memory")
-def test_bombs_of_every_format_are_refused_before_they_unfold(tmp_path):
-    bomb = Image.new("1", (20_000, 20_000))
-    paths = []
-    for suffix in ("png", "gif", "tif"):
-        paths.append(str(tmp_path / f"bomb.{suffix}"))
-        bomb.save(paths[-1], **({"compression": "group4"} if suffix == "tif" else {}))
-    del bomb
+def test_bombs_are_refused_before_they_unfold(tmp_path):
+    small = io.BytesIO()
+    Image.new("L", (8, 8)).save(small, "GIF")
+    # A GIF of one small frame on a huge page.
+    bombs = {
+        "png": tiny.bomb(),
+        "gif": small.getvalue()[:6] + struct.pack("<HH", 20_000, 20_000) + small.getvalue()[10:],
+    }
+    paths = [tmp_path / f"bomb.{suffix}" for suffix in bombs]
+    for path, content in zip(paths, bombs.values()):
+        path.write_bytes(content)
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
@@ -128,4 +133,4 @@ def test_bombs_of_every_format_are_refused_before_they_unfold(tmp_path):
     result = subprocess.run(
         [sys.executable, "-c", BOMBS, *paths], capture_output=True, text=True, preexec_fn=limit, cwd=root
     )
-    assert result.stdout.splitlines() == ["has more than 89,478,485 pixels: scale it down first"] * 3, result.stderr
+    assert result.stdout.splitlines() == ["has more than 89,478,485 pixels: scale it down first"] * 2, result.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from aocr_torch.data.listing import read_listing
@@ -100,8 +101,7 @@ def test_first_of_several_pages(rgb):
         (b"Dear Sir or Madam", "is not a picture that can be read: expected one of PNG"),
         (file_bytes(Image.new("RGB", (64, 64), "red"))[:90], "cannot be read: "),
         (file_bytes(Image.new("RGB", (1, 1))), "is 1x1 pixels, expected at least 4x4"),
-        (file_bytes(Image.new("1", (20_000, 20_000))), "has more than 89,478,485 pixels"),
-        (file_bytes(Image.new("1", (9_500, 9_500))), "has more than 89,478,485 pixels"),
+        (tiny.bomb(), "has more than 89,478,485 pixels"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture"),
     ],
 )
@@ -113,6 +113,11 @@ def test_bad_files_have_one_line(content, reason, tmp_path):
             read_picture(source)
         assert reason in caught.value.reason
         assert "\n" not in str(caught.value)
+
+
+def test_an_array_has_the_same_limit():
+    with pytest.raises(PictureError, match="has more than 89,478,485 pixels"):
+        read_picture(np.broadcast_to(np.uint8(0), (9_500, 9_500)))
 
 
 def test_what_is_no_file(tmp_path):

@@ -2,7 +2,9 @@
 
 import importlib.util
 import io
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,17 @@ def pictures(folder: Path, texts: list[str]) -> list[Path]:
         features = Example.FromString(example(text, random)).features.feature
         (folder / f"{text}.png").write_bytes(features["image/encoded"].bytes_list.value[0])
     return [folder / f"{text}.png" for text in texts]
+
+
+def bomb() -> bytes:
+    """A PNG of 20,000x20,000 white pixels in 50 kB."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\xff" * 2500) * 20_000, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 def load_tool(name: str):
