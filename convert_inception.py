@@ -19,6 +19,7 @@ import torch
 import tyro
 
 from aocr_torch.config import Data, run_main
+from aocr_torch.data.charset import Charset
 from aocr_torch.interop.tf_checkpoint import CheckpointReader, open_checkpoint
 from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.interop.tf_plan import Report, plan_conversion
@@ -37,6 +38,8 @@ class Options:
     """Where the tower ends, Conv2d_1a_3x3 .. Mixed_7c; default: Mixed_5d, or where a whole model's ends."""
     output: Optional[Path] = None
     """File to write; default: beside the checkpoint, with .pth."""
+    charset: Optional[Path] = None
+    """Charset file that a whole model was trained with, to travel along: train.py can then start on another charset."""
     list: bool = False
     """List every variable and what would become of it, and write nothing."""
     force: bool = False
@@ -152,6 +155,13 @@ def convert(reader: CheckpointReader, options: Options) -> dict[str, Any]:
         converted["momentum"] = report.momentum
         if report.step is not None:
             converted["step"] = report.step
+        if options.charset is not None:
+            charset = Charset.from_file(options.charset)
+            if charset.size != report.num_classes:
+                raise CheckpointError(
+                    f"{options.charset}: has {charset.size} classes, the model {report.num_classes}: not its charset"
+                )
+            converted["charset"] = charset.to_dict()
     return converted
 
 

@@ -52,7 +52,7 @@ class Data:
     skip_bad_records: bool = False
     """Count, list and leave out records that cannot be read, instead of stopping at the first."""
     synthesize: Literal["", "demo", "fsns"] = ""
-    """Draw synthetic signs of this preset into dataset_dir first, if that folder does not exist yet."""
+    """Draw synthetic signs of this preset into dataset_dir first, unless they are already there."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")
@@ -152,7 +152,12 @@ class Optim:
     """Decay of an exponential moving average of the weights, used for evaluation; 0 for none."""
 
     def __post_init__(self) -> None:
-        _require(self.learning_rate > 0, f"learning_rate is {self.learning_rate}: expected more than 0")
+        _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}: expected more than 0")
+        _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
+        _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: expected 0 or more")
+        _require(self.decay_interval_steps >= 1, f"decay_interval_steps is {self.decay_interval_steps}: at least 1")
+        _require(0 < self.decay_factor <= 1, f"decay_factor is {self.decay_factor}: expected 0 < f <= 1")
+        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected 0 or more")
         _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 <= s < 1")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 <= d < 1")
         _require(self.accumulate_steps >= 1, f"accumulate_steps is {self.accumulate_steps}: expected at least 1")
@@ -197,6 +202,9 @@ class Run:
     def __post_init__(self) -> None:
         for name in ("max_number_of_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
+        for name in ("eval_interval_steps", "summary_interval_steps"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more")
+        _require(0 <= self.seed < 2**63, f"seed is {self.seed}: expected 0 <= seed < 2**63")
         _require(
             not (self.checkpoint and self.checkpoint_inception),
             "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
@@ -335,7 +343,7 @@ def normalise_arguments(arguments: Sequence[str], flags: dict[str, Any]) -> list
                 raise ConfigError(f"--{name} is {value!r}: expected True or False")
             value = str(_TRUTH[value.lower()] != negated)
         elif not has_value:
-            if not queue:
+            if not queue or queue[0].startswith("--"):
                 raise ConfigError(f"--{name} has no value: expected --{name} VALUE")
             value = queue.pop(0)
         out += [f"--{name}", value]
@@ -349,15 +357,15 @@ def parse_arguments(
     arguments: Sequence[str],
     *,
     description: str,
-    base: Optional[Config] = None,
+    base: Optional[Callable[[Any], Config]] = None,
     extra: Any = None,
 ) -> tuple[Config, Any]:
     """Reads a command line: `--config FILE` first, then every other flag over it.
 
     Args:
         arguments: without the program's name. description: first line of --help.
-        base: the configuration that flags are set on, e.g. a checkpoint's.
         extra: an instance of a dataclass with the flags that only this program has.
+        base: the configuration that flags are set on, made from `extra` with its flags set, e.g. a checkpoint's.
 
     Returns:
         the configuration, and `extra` with its flags set.
@@ -369,16 +377,16 @@ def parse_arguments(
     hints = {**FLAGS, **extra_flags}
     normalised = normalise_arguments(arguments, {**hints, "config": str})
     if "--help" in normalised:
-        _print_help(description, base or Config(), extra)
+        _print_help(description, extra)
     pairs = [(flag[2:], text) for flag, text in zip(normalised[::2], normalised[1::2])]
-    base = base or Config()
-    for name, text in pairs:
-        if name == "config":
-            base = from_yaml(text, base)
     values = {name: _value(name, text, hints[name]) for name, text in pairs if name != "config"}
     extra_values = {name: values.pop(name) for name in extra_flags if name in values}
-    config = from_dict(values, base, source="command line")
-    return config, dataclasses.replace(extra, **extra_values) if extra is not None else None
+    extra = dataclasses.replace(extra, **extra_values) if extra is not None else None
+    config = base(extra) if base is not None else Config()
+    for name, text in pairs:
+        if name == "config":
+            config = from_yaml(text, config)
+    return from_dict(values, config, source="command line"), extra
 
 
 def _value(name: str, text: str, hint: Any) -> Any:
@@ -396,11 +404,11 @@ def _value(name: str, text: str, hint: Any) -> Any:
     return text
 
 
-def _print_help(description: str, base: Config, extra: Any) -> None:
+def _print_help(description: str, extra: Any) -> None:
     import tyro
 
     parts = [] if extra is None else [("program", type(extra), field(default=extra))]
-    parts += [(name, kind, field(default=getattr(base, name))) for name, kind in SECTIONS.items()]
+    parts += [(name, kind, field(default=kind())) for name, kind in SECTIONS.items()]
     kind = dataclasses.make_dataclass("Flags", [("config", Optional[str], None), *parts])
     kind.__doc__ = "Flags."
     tyro.cli(

@@ -23,7 +23,7 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory) -> Path:
-    """The data set of tests/tiny.py: 11 train, 5 validation and 7 test records. Read only."""
+    """The data set of tests/support/tiny.py: 11 train, 5 validation and 7 test records. Read only."""
     return tiny.write(tmp_path_factory.mktemp("tiny"))
 
 

@@ -98,6 +98,13 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
         (["--label_smoothing", "1"], "label_smoothing is 1.0"),
         (["--num_workers", "-1"], "num_workers is -1"),
         (["--config", "/nowhere.yaml"], "not a readable YAML file"),
+        (["--dataset_dir", "--device", "cpu"], "--dataset_dir has no value"),
+        (["--decay_interval_steps", "0"], "decay_interval_steps is 0"),
+        (["--eval_interval_steps=-1"], "eval_interval_steps is -1"),
+        (["--momentum", "5"], "momentum is 5.0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--learning_rate", "inf"], "learning_rate is inf"),
+        (["--restore_optimizer"], "restore_optimizer takes step and momentum from --checkpoint: give that too"),
     ],
 )
 def test_errors_are_one_line_and_say_what_to_do(arguments, message):

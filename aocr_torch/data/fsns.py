@@ -231,7 +231,9 @@ def collate(samples: list[dict[str, Any]], *, allow_empty: bool = False) -> dict
     skipped = [sample["skipped"] for sample in samples if "skipped" in sample]
     good = [sample for sample in samples if "skipped" not in sample]
     if not good and not allow_empty:
-        raise RecordError(f"{skipped[0]} (and no other of the {len(samples)} records of this batch is good)")
+        raise RecordError(
+            f"{skipped[0]} (and no other of the {len(samples)} records of this batch is good: raise batch_size)"
+        )
     return {
         "image": torch.stack([s["image"] for s in good]) if good else torch.empty((0, 0, 0, 3), dtype=torch.uint8),
         "label": torch.stack([s["label"] for s in good]) if good else torch.empty((0, 0), dtype=torch.int64),
@@ -343,14 +345,15 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # so that a loader leaves torch's random numbers as they are
     )
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main process decides when its workers stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach every process; the main one decides when its workers stop."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _check_sampling(num_records: int, batch_size: int, rank: int, world_size: int) -> None:

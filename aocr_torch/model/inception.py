@@ -216,7 +216,7 @@ class MixedE(nn.Module):
 class InceptionTower(nn.Module):
     """Inception-v3 from the image to `final_endpoint`.
 
-    Source: the TF-slim network as FACTS of the reference describe it; layer by layer the same as torchvision's.
+    Source: TF-slim's inception_v3_base; layer by layer the same as torchvision's.
 
     Args:
         final_endpoint: one of `ENDPOINTS`; what lies behind it is not built.

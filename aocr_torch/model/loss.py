@@ -1,6 +1,6 @@
 """The training loss: smoothed cross-entropy summed over the steps, plus L2 on the variables that have it.
 
-B batch, T steps, K classes. Formulas: the reference's sequence_loss_fn, measured in golden/loss.npz.
+B batch, T steps, K classes. Formulas: the reference's sequence_loss_fn.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Checkpoints: written beside and renamed into place, read without executing anything, and put into a model.
 
 A training checkpoint is a dict of plain types and tensors:
-  format 'aocr_torch/1', model, optimizer, schedule, ema (or None), step, position (examples consumed), rng,
-  config (flat), charset, best (or None).
-A converted one has format, model, source, and for whole models step and momentum by parameter name.
+  format 'aocr_torch/1', model, optimizer, ema (or None), step, position (examples consumed), num_records, rng,
+  config (flat), charset, best. The schedule is a function of the step and has no state.
+A converted one has format, model, source, and for whole models step, momentum by parameter name, the part of config
+that the shapes tell, and charset if it was given.
 """
 
 from __future__ import annotations
@@ -65,6 +66,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}); {hint}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: found {type(state).__name__}, expected a dict of weights")
+    if state.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {state['format']!r}, expected {FORMAT!r}: use a version that reads it"
+        )
     return state
 
 
@@ -95,6 +100,8 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any]) -> Path:
         """Writes the checkpoint of state['step'] and removes those beyond `keep`."""
+        for left_by_a_kill in self.folder.glob(".*.pth.*"):
+            left_by_a_kill.unlink(missing_ok=True)
         path = self.folder / f"checkpoint-{state['step']:08d}.pth"
         save(path, state)
         for old in self.all()[: -self.keep]:
@@ -150,17 +157,19 @@ def load_model(model: nn.Module, path: str | Path, state: Optional[dict[str, Any
     """
     state = state or load(path)
     report = LoadReport()
+    if not any(name.startswith("decoder.") for name in state.get("model", state)):
+        raise CheckpointError(f"{path}: holds no decoder: start from a tower alone with --checkpoint_inception")
     _copy_into(model, state.get("model", state), set(model.state_dict()), report, path)
     return report
 
 
 def config_of(state: dict[str, Any]) -> Config:
-    """The configuration a checkpoint was trained with; the defaults for a converted one, which has none."""
+    """The configuration a checkpoint was trained with; a converted one has the part that its shapes tell."""
     return from_dict(state.get("config", {}), source="checkpoint")
 
 
 def charset_of(state: dict[str, Any]) -> Optional[Charset]:
-    """The charset a checkpoint was trained with, or None for a converted one."""
+    """The charset a checkpoint was trained with; None for one that was converted without."""
     return Charset.from_dict(state["charset"]) if "charset" in state else None
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from aocr_torch import device as devices
 from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.augment import split_views
-from aocr_torch.data.charset import Charset
+from aocr_torch.data.charset import Charset, CharsetError
 from aocr_torch.data.fsns import EvalBatchSampler, FSNSDataset, find_charset, find_shards, make_loader
 from aocr_torch.data.records import Shards
 from aocr_torch.model.ocr import Prediction, interpret
@@ -34,21 +34,14 @@ class Evaluation:
     evaluated: int
     """Records read, predicted and measured."""
     skipped: list[str] = field(default_factory=list)
-    """One message for each record left out, of this rank."""
-    num_skipped: int = 0
-    """Records left out, of all ranks."""
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """records, evaluated, skipped, as the last lines state them."""
-        return {"records": self.records, "evaluated": self.evaluated, "skipped": self.num_skipped}
+    """One message for each record left out, of all ranks."""
 
 
 def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = None) -> FSNSDataset:
     """The records of a split as the configuration lays them out.
 
     Args:
-        charset: a checkpoint's; by default the data set's own file.
+        charset: a checkpoint's, which must be the data set's.
 
     Raises:
         ConfigError: no dataset_dir. FileNotFoundError, CharsetError, RecordError: as data/ says them.
@@ -60,9 +53,17 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
             "--config configs/demo.yaml"
         )
     shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
+    own = Charset.from_file(find_charset(data.dataset_dir, data.charset_filename))
+    if charset is not None and charset.characters != own.characters:
+        place = next((i for i, pair in enumerate(zip(charset.characters, own.characters)) if pair[0] != pair[1]), None)
+        what = f"{charset.size} and {own.size} classes" if place is None else f"they differ first at id {place}"
+        raise CharsetError(
+            f"the checkpoint's charset is not that of {data.dataset_dir} ({what}): its ids would be read as other "
+            "characters; evaluate on a data set with the checkpoint's charset"
+        )
     return FSNSDataset(
         shards,
-        charset or Charset.from_file(find_charset(data.dataset_dir, data.charset_filename)),
+        own,
         image_height=data.image_height,
         image_width=data.image_width,
         max_sequence_length=data.max_sequence_length,
@@ -115,14 +116,13 @@ def evaluate(
             on_batch(batch, prediction)
     model.train(was_training)
     results = Metrics.result_of(ranks.sum_over_ranks(metrics.state()))
-    num_skipped = int(ranks.sum_over_ranks(torch.tensor(len(skipped))))
-    records = len(dataset) + len(dataset.shards.bad)
-    if limit is not None:
-        records = min(records, limit + len(dataset.shards.bad))
+    skipped = ranks.gather(skipped)
+    records = len(dataset) if limit is None else min(len(dataset), limit)
+    records += len(dataset.shards.bad)
     evaluated = int(results["num_examples"])
-    if evaluated + num_skipped != records:
-        raise CountError(f"evaluated {evaluated} and skipped {num_skipped} of {records} records: expected all of them")
-    return Evaluation(results, records, evaluated, skipped, num_skipped)
+    if evaluated + len(skipped) != records:
+        raise CountError(f"evaluated {evaluated} and skipped {len(skipped)} of {records} records: expected all of them")
+    return Evaluation(results, records, evaluated, skipped)
 
 
 def _fill_up(images: Tensor, batch_size: int) -> Tensor:

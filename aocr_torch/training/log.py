@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Optional, TypeVar
 
 import torch
 from torch import Tensor
+
+from aocr_torch.training.evaluate import Evaluation
 
 T = TypeVar("T")
 
@@ -40,6 +45,13 @@ class Stopwatch:
         result = get()
         self.waited += time.perf_counter() - before
         return result
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside counts for nothing: evaluations, checkpoints, pictures."""
+        before = time.perf_counter()
+        yield
+        self.start += time.perf_counter() - before
 
     def lap(self, step: int) -> tuple[float, float, int]:
         """(seconds, share of them spent waiting, steps) since the last lap; begins the next."""
@@ -98,7 +110,8 @@ class Log:
         """Numbers of a step, in full precision into metrics.jsonl and as TensorBoard scalars."""
         if self.text is None:
             return
-        self.json.write(json.dumps({"step": step, **values}) + "\n")
+        plain = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
+        self.json.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
 
@@ -110,6 +123,15 @@ class Log:
         self.board.add_images("predictions", strips.clamp(0, 1), step)
         self.board.add_text("predictions", "\n\n".join(captions), step)
 
+    def evaluation(self, step: int, evaluation: Evaluation, warning: Optional[str]) -> None:
+        """What an evaluation measured, its counts and what it left out; the reference's two lines are the last."""
+        for message in [*filter(None, [warning]), *(f"skipped: {message}" for message in evaluation.skipped)]:
+            self.line(message)
+        for text in result_lines(evaluation):
+            self.line(text)
+        measures = {f"eval/{name}": value for name, value in evaluation.results.items() if isinstance(value, float)}
+        self.scalars(step, measures)
+
     def close(self) -> None:
         """Flushes everything to disk."""
         if self.bar is not None:
@@ -120,17 +142,18 @@ class Log:
             self.board.close()
 
 
-def result_lines(results: dict[str, Any], counts: dict[str, int]) -> list[str]:
-    """The last lines of an evaluation: the strict measures, the counts, then the reference's two lines.
+def announce(text: str) -> None:
+    """A line for people before there is a log, or from a signal handler."""
+    print(text, flush=True)
 
-    Args:
-        results: of `Metrics.result`. counts: records in the split, evaluated, skipped.
-    """
+
+def result_lines(evaluation: Evaluation) -> list[str]:
+    """The last lines of an evaluation: the strict measures, the counts, then the reference's two lines."""
+    results = evaluation.results
     own = [name for name in results if name not in ("CharacterAccuracy", "SequenceAccuracy")]
     lines = [f"eval/{name}[{results[name]:.6f}]" for name in own if isinstance(results[name], float)]
-    lines.append(f"{counts['evaluated']} of {counts['records']} records, {counts['skipped']} skipped")
-    lines += [f"eval/{name}[{results[name]:.6f}]" for name in ("CharacterAccuracy", "SequenceAccuracy")]
-    return lines
+    lines.append(f"{evaluation.evaluated} of {evaluation.records} records, {len(evaluation.skipped)} skipped")
+    return lines + [f"eval/{name}[{results[name]:.6f}]" for name in ("CharacterAccuracy", "SequenceAccuracy")]
 
 
 def average_age_warning(model: torch.nn.Module) -> Optional[str]:
@@ -148,10 +171,13 @@ def average_age_warning(model: torch.nn.Module) -> Optional[str]:
     if updates == 0 or remains < 0.05:
         return None
     if norm.cumulative_start:
-        held, cure = "are still a mean over the whole training", "--batch_norm_decay 0.99"
+        held, cure = "are still a mean over the whole training", ", or with a smaller --batch_norm_decay"
     else:
-        held, cure = f"still hold {remains:.0%} of what the training began with", "--batch_norm_cumulative_start"
+        held, cure = (
+            f"still hold {remains:.0%} of what the training began with",
+            ", or with --batch_norm_cumulative_start",
+        )
     return (
         f"warning: BatchNorm's moving averages {held} (decay {norm.decay}, {updates} updates), so this evaluation may "
-        f"be far worse than the training; train longer, or with {cure}"
+        f"be far worse than the training; train longer{cure}"
     )

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -15,8 +15,8 @@ from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.fsns import FSNSDataset, TrainBatchSampler, make_loader
 from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
-from aocr_torch.training.evaluate import Evaluation, evaluate, open_dataset
-from aocr_torch.training.log import Log, Stopwatch, average_age_warning, duration, result_lines, step_line
+from aocr_torch.training.evaluate import evaluate, open_dataset
+from aocr_torch.training.log import Log, Stopwatch, announce, average_age_warning, duration, step_line
 from aocr_torch.training.state import NonFiniteError, Training
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -30,6 +30,8 @@ class StopRequest:
 
     def __call__(self, number: int, frame: Any) -> None:
         self.signal = number
+        if ranks.is_main():
+            announce(f"{signal.Signals(number).name}: saving after this step; again to end at once")
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
 
@@ -52,29 +54,27 @@ def train(config: Config) -> int:
     Returns:
         the exit status: 0, or 128 + signal where SIGTERM or SIGINT ended it (after saving).
     """
-    device = devices.resolve(config.run.device)
-    with ranks.process_group(device), stop_on_signals() as stop:
+    run = config.run
+    device = devices.resolve(run.device)
+    with ranks.process_group(device):
         _synthesize(config)
         dataset = open_dataset(config, config.data.split_name)
-        training = Training(config, dataset.charset, device)
-        checkpoints = checkpoint.Checkpoints(Path(config.run.train_log_dir), config.run.keep_checkpoints)
+        evaluates = run.eval_after_training or run.eval_interval_steps
+        eval_dataset = open_dataset(config, run.eval_split, dataset.charset) if evaluates else None
+        training = Training(config, dataset.charset, device, len(dataset))
+        checkpoints = checkpoint.Checkpoints(Path(run.train_log_dir), run.keep_checkpoints)
         messages = _start_or_resume(training, checkpoints)
         training.distribute()
-        run = config.run
         steps = {"total_steps": run.max_number_of_steps, "first_step": training.step}
         log = Log(run.train_log_dir, ranks.is_main(), **steps)
         try:
             for message in [*config.lines(), _summary(training, dataset), *messages]:
                 log.line(message)
-            _run_steps(training, dataset, checkpoints, log, stop)
-            if stop.signal is not None:
-                log.line(f"stopped by {signal.Signals(stop.signal).name} at step {training.step}; run again to go on")
-                return 128 + stop.signal
-            if config.run.eval_after_training:
-                _evaluate(training, log)
+            with stop_on_signals() as stop:
+                _run_steps(training, dataset, eval_dataset, checkpoints, log, stop)
         finally:
             log.close()
-    return 0
+    return 128 + stop.signal if stop.signal is not None else 0
 
 
 def _synthesize(config: Config) -> None:
@@ -84,21 +84,30 @@ def _synthesize(config: Config) -> None:
         from aocr_torch.data.synthetic import PRESETS, synthesize
 
         if not Path(data.dataset_dir).exists():
-            print(f"drawing the synthetic data set {data.synthesize!r} into {data.dataset_dir} ...", flush=True)
+            announce(f"drawing the synthetic data set {data.synthesize!r} into {data.dataset_dir} ...")
         synthesize(data.dataset_dir, PRESETS[data.synthesize])
     ranks.wait_for_all()
 
 
 def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) -> list[str]:
-    newest = checkpoints.newest() if training.config.run.resume else None
+    newest = checkpoints.newest()
+    if newest is not None and not training.config.run.resume:
+        raise ConfigError(
+            f"{checkpoints.folder} already holds checkpoints and resume is off: use another train_log_dir"
+        )
     if newest is None:
-        if checkpoints.newest() is not None:
-            raise ConfigError(
-                f"{checkpoints.folder} already holds checkpoints and resume is off: use another train_log_dir"
-            )
-        return training.start_from_weights()
-    changed = training.load_state_dict(checkpoint.load(newest), str(newest))
-    return [f"resuming from {newest} at step {training.step}", *(f"changed flag {line}" for line in changed)]
+        messages = training.start_from_weights()
+    else:
+        changed = training.load_state_dict(checkpoint.load(newest), str(newest))
+        if checkpoints.best.exists():  # it is written after the checkpoint of its step
+            training.best = max(training.best, checkpoint.load(checkpoints.best)["best"])
+        messages = [f"resuming from {newest} at step {training.step}", *(f"changed {line}" for line in changed)]
+    steps = ranks.gather([training.step])
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"the ranks stand at steps {', '.join(map(str, steps))}: train_log_dir must be one folder for all of them"
+        )
+    return messages
 
 
 def _summary(training: Training, dataset: FSNSDataset) -> str:
@@ -111,42 +120,100 @@ def _summary(training: Training, dataset: FSNSDataset) -> str:
 
 
 def _run_steps(
-    training: Training, dataset: FSNSDataset, checkpoints: checkpoint.Checkpoints, log: Log, stop: StopRequest
+    training: Training,
+    dataset: FSNSDataset,
+    eval_dataset: Optional[FSNSDataset],
+    checkpoints: checkpoint.Checkpoints,
+    log: Log,
+    stop: StopRequest,
 ) -> None:
     run = training.config.run
+    if training.step >= run.max_number_of_steps:
+        log.line(f"nothing to train: step {training.step} has reached max_number_of_steps {run.max_number_of_steps}")
+        if run.eval_after_training and eval_dataset is not None:
+            _evaluate(training, eval_dataset, log)
+        return
     batches = _batches(training, dataset)
     watch = Stopwatch(training.step)
-    unchecked: dict[int, list[int]] = {}  # step -> records, since the last look at the non-finite flag
-    skipped: set[str] = set()
-    for error in dataset.shards.bad:
-        _report_skipped(str(error), skipped, log)
+    records = _Records(dataset, [str(error) for error in dataset.shards.bad])
+    saved_step = -1
     while training.step < run.max_number_of_steps and not _should_stop(training.step, stop):
         group = watch.wait(lambda: next(batches))
-        for message in (message for batch in group for message in batch["skipped"]):
-            _report_skipped(message, skipped, log)
-        unchecked[training.step + 1] = [index for batch in group for index in batch["index"].tolist()]
-        try:
+        number = training.step + 1
+        records.note(number, group)
+        with records.named():
             losses = training.train_step(group)
-            step, is_last = training.step, training.step == run.max_number_of_steps
-            is_saving = step % run.save_interval_steps == 0 or is_last
-            if step % run.log_interval_steps == 0 or is_saving:
+        if training.step < number:
+            continue
+        is_last = number == run.max_number_of_steps
+        is_logging = number % run.log_interval_steps == 0 or is_last
+        is_saving = number % run.save_interval_steps == 0 or is_last
+        is_evaluating = _is_due(number, run.eval_interval_steps) or (is_last and run.eval_after_training)
+        log.advance(number)
+        if is_logging or is_saving or is_evaluating:
+            with records.named():
                 training.check_finite()
-                unchecked.clear()
-        except NonFiniteError as error:
-            names = ", ".join(dataset.name(index) for index in unchecked[error.step])
-            raise NonFiniteError(error.step, f"{error}; records: {names}") from None
-        log.advance(step)
-        if step % run.log_interval_steps == 0 or is_last:
+            records.report(log)
+        if is_logging:
             _log_step(training, group, losses, watch, log)
-        if run.summary_interval_steps and step % run.summary_interval_steps == 0:
-            _log_images(training, group[0], log)
-        if run.eval_interval_steps and step % run.eval_interval_steps == 0:
-            _evaluate_and_keep_best(training, checkpoints, log)
-        if is_saving and ranks.is_main():
-            checkpoints.save(training.state_dict())
-    if stop.signal is not None and ranks.is_main():
-        training.check_finite()
+        with watch.paused():
+            if _is_due(number, run.summary_interval_steps):
+                _log_images(training, group[0], log)
+            if is_saving:
+                saved_step = _save(training, checkpoints)
+            if is_evaluating and eval_dataset is not None:
+                _evaluate_and_keep_best(training, eval_dataset, checkpoints, log)
+    if ranks.is_set_anywhere(stop.signal is not None):
+        stop.signal = stop.signal or signal.SIGTERM
+        with records.named():
+            training.check_finite()
+        if saved_step != training.step:
+            _save(training, checkpoints)
+        log.line(f"stopped by {signal.Signals(stop.signal).name} at step {training.step}; run again to go on")
+
+
+class _Records:
+    """The names of the records of recent steps, for errors, and of those that were skipped."""
+
+    def __init__(self, dataset: FSNSDataset, bad: list[str]) -> None:
+        self.dataset = dataset
+        self.recent: dict[int, list[int]] = {}  # step -> indices, since the last look at the non-finite flag
+        self.skipped = bad
+        self.reported: set[str] = set()
+
+    def note(self, step: int, group: list[dict[str, Any]]) -> None:
+        self.recent[step] = [index for batch in group for index in batch["index"].tolist()]
+        self.skipped += [message for batch in group for message in batch["skipped"]]
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Adds the records of its step to a NonFiniteError."""
+        try:
+            yield
+        except NonFiniteError as error:
+            names = ", ".join(map(self.dataset.name, self.recent.get(error.step, [])))
+            raise NonFiniteError(error.step, f"{error}; records: {names}") from None
+
+    def report(self, log: Log) -> None:
+        """Logs the skipped records of every rank, each once; forgets the recent ones."""
+        self.recent.clear()
+        if not self.dataset.skip_bad_records:
+            return
+        for message in ranks.gather(self.skipped):
+            if message not in self.reported:
+                self.reported.add(message)
+                log.line(f"skipped record {len(self.reported)}: {message}")
+        self.skipped = []
+
+
+def _is_due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0
+
+
+def _save(training: Training, checkpoints: checkpoint.Checkpoints) -> int:
+    if ranks.is_main():
         checkpoints.save(training.state_dict())
+    return training.step
 
 
 def _batches(training: Training, dataset: FSNSDataset) -> Iterator[list[dict[str, Any]]]:
@@ -175,12 +242,6 @@ def _should_stop(step: int, stop: StopRequest) -> bool:
     if ranks.is_set_anywhere(stop.signal is not None) and stop.signal is None:
         stop.signal = signal.SIGTERM
     return stop.signal is not None
-
-
-def _report_skipped(message: str, known: set[str], log: Log) -> None:
-    if message not in known:
-        known.add(message)
-        log.line(f"skipped record {len(known)}: {message}")
 
 
 def _log_step(
@@ -217,25 +278,17 @@ def _log_images(training: Training, batch: dict[str, Any], log: Log, count: int 
     log.images(training.step, views, captions)
 
 
-def _evaluate(training: Training, log: Log) -> Evaluation:
-    dataset = open_dataset(training.config, training.config.run.eval_split, training.charset)
-    warning = average_age_warning(training.model)
-    if warning:
-        log.line(warning)
+def _evaluate(training: Training, dataset: FSNSDataset, log: Log) -> dict[str, Any]:
     evaluation = evaluate(training.evaluation_model(), dataset, training.config, training.device)
-    for message in evaluation.skipped:
-        log.line(f"skipped: {message}")
-    for line in result_lines(evaluation.results, evaluation.counts):
-        log.line(line)
-    measures = {f"eval/{name}": value for name, value in evaluation.results.items() if isinstance(value, float)}
-    log.scalars(training.step, measures)
-    return evaluation
+    log.evaluation(training.step, evaluation, average_age_warning(training.model))
+    return evaluation.results
 
 
-def _evaluate_and_keep_best(training: Training, checkpoints: checkpoint.Checkpoints, log: Log) -> None:
-    accuracy = _evaluate(training, log).results["StrictSequenceAccuracy"]
+def _evaluate_and_keep_best(
+    training: Training, dataset: FSNSDataset, checkpoints: checkpoint.Checkpoints, log: Log
+) -> None:
+    accuracy = _evaluate(training, dataset, log)["StrictSequenceAccuracy"]
     if accuracy > training.best:
         training.best = accuracy
         if ranks.is_main():
-            training.check_finite()
             checkpoint.save(checkpoints.best, training.state_dict())

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from aocr_torch import device as devices
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -42,21 +45,26 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
+def gather(values: list[T]) -> list[T]:
+    """The lists of all processes in a row, the same on each; for a handful of plain values."""
+    if world_size() == 1:
+        return values
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, values)
+    return [value for part in parts for value in part]
+
+
 def sum_over_ranks(values: Tensor) -> Tensor:
     """The element-wise sum over all processes of a host tensor of any dtype; exact for counts.
 
     Gathered as objects: a rank sums a handful of numbers, and not every collective library has float64.
     """
-    if world_size() == 1:
-        return values
-    parts: list[Tensor] = [values] * world_size()
-    dist.all_gather_object(parts, values)
-    return torch.stack(parts).sum(0)
+    return torch.stack(gather([values])).sum(0)
 
 
 def is_set_anywhere(flag: bool) -> bool:
     """Whether the flag is set on any process; every process gets the same answer."""
-    return bool(sum_over_ranks(torch.tensor(int(flag))).item())
+    return any(gather([flag]))
 
 
 def wait_for_all() -> None:

@@ -12,6 +12,7 @@ from aocr_torch import device as devices
 from aocr_torch.config import Config
 from aocr_torch.data.augment import augment, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
+from aocr_torch.model.inception import ViewBatchNorm2d
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training import checkpoint, ranks
@@ -38,12 +39,13 @@ class Training:
     """The state of a training and its step.
 
     Args:
-        config: of the whole run. charset: of the data set. device: where the model lies.
+        config: of the whole run. charset: of the data set. device: where the model lies. num_records: of the data
+            set, to notice on a resume that it is another.
     """
 
-    def __init__(self, config: Config, charset: Charset, device: torch.device):
+    def __init__(self, config: Config, charset: Charset, device: torch.device, num_records: int):
         devices.seed_everything(config.run.seed)
-        self.config, self.charset, self.device = config, charset, device
+        self.config, self.charset, self.device, self.num_records = config, charset, device, num_records
         self.model = AttentionOCR(config.data, config.model, charset.size).to(device)
         self.step = 0
         self.position = 0  # examples consumed by all ranks
@@ -97,7 +99,7 @@ class Training:
         regularization = regularization_loss(self.model, optim.weight_decay)
         regularization.backward()
         norms = clip_gradients(self.model.parameters(), optim.clip_gradient_norm, optim.clip_mode)
-        self._note_non_finite(sequence + regularization.detach(), norms, batches)
+        self._note_non_finite(sequence + regularization.detach(), norms)
         self.optimizer.step()
         self.step += 1
         self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
@@ -129,7 +131,7 @@ class Training:
             steps = torch.cat([(b["label"] != self.charset.null_id).sum(1) for b in batches]).float().mean().item()
         return loss_floor(self.charset.size, steps, optim.label_smoothing, optim.average_across_timesteps)
 
-    def _note_non_finite(self, loss: Tensor, norms: Tensor, batches: list[dict[str, Any]]) -> None:
+    def _note_non_finite(self, loss: Tensor, norms: Tensor) -> None:
         is_bad = ~(torch.isfinite(loss) & torch.isfinite(norms).all())
         step = torch.full_like(self.first_bad_step, self.step + 1)
         self.first_bad_step = torch.where(is_bad & (self.first_bad_step == 0), step, self.first_bad_step)
@@ -172,6 +174,7 @@ class Training:
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "step": self.step,
             "position": self.position,
+            "num_records": self.num_records,
             "best": self.best,
             "rng": devices.rng_state(self.device),
             "config": self.config.to_dict(),
@@ -191,7 +194,8 @@ class Training:
             raise checkpoint.CheckpointError(f"{source}: holds weights only: start from it with --checkpoint instead")
         if state["charset"] != self.charset.to_dict():
             raise checkpoint.CheckpointError(
-                f"{source}: was trained with another charset than the data set's: use another train_log_dir"
+                f"{source}: was trained with another charset than the data set's: use another train_log_dir, or leave "
+                "--restore_optimizer away"
             )
         old, new = state["config"], self.config.to_dict()
         if old["optimizer"] != new["optimizer"] or bool(old["ema_decay"]) != bool(new["ema_decay"]):
@@ -209,7 +213,10 @@ class Training:
         self.step, self.position, self.best = state["step"], state["position"], state["best"]
         devices.set_rng_state(state["rng"], self.device)
         changed = [name for name in new if name not in FLAGS_THAT_MAY_CHANGE and old.get(name) != new[name]]
-        return [f"{name}: {old.get(name)} -> {new[name]}" for name in changed]
+        lines = [f"flag {name}: {old.get(name)} -> {new[name]}" for name in changed]
+        if state["num_records"] != self.num_records:
+            lines.append(f"number of records: {state['num_records']} -> {self.num_records}, so their order is another")
+        return lines
 
     def start_from_weights(self) -> list[str]:
         """Starts from --checkpoint or --checkpoint_inception; returns lines that say what was taken.
@@ -222,14 +229,22 @@ class Training:
         if run.checkpoint:
             state = checkpoint.load(run.checkpoint)
             messages.append(f"{run.checkpoint}: {self._load_model(state, run.checkpoint)}")
-            if run.restore_optimizer:
-                messages.append(self._restore_optimizer(state, run.checkpoint))
         elif run.checkpoint_inception:
             report = checkpoint.load_tower(self.model, run.checkpoint_inception)
             messages.append(f"{run.checkpoint_inception}: {report}")
         if self.ema is not None:
             self.ema = ExponentialMovingAverage(self.model, self.config.optim.ema_decay)
+        if run.restore_optimizer:
+            messages += self._restore_optimizer(state, run.checkpoint)
+        else:
+            self._restart_batch_norm()
         return messages
+
+    def _restart_batch_norm(self) -> None:
+        """A new training counts its own updates: averages that start as a plain mean start with it."""
+        for module in self.model.modules():
+            if isinstance(module, ViewBatchNorm2d):
+                module.num_batches_tracked.zero_()
 
     def _load_model(self, state: dict[str, Any], source: str) -> checkpoint.LoadReport:
         charset = checkpoint.charset_of(state)
@@ -250,20 +265,27 @@ class Training:
         report.notes.append(f"{len(fresh)} start fresh {''.join(fresh)!r}")
         return report
 
-    def _restore_optimizer(self, state: dict[str, Any], source: str) -> str:
+    def _restore_optimizer(self, state: dict[str, Any], source: str) -> list[str]:
         if "optimizer" in state:
-            self.load_state_dict(state, source)
-            return f"going on at step {self.step} with the optimizer's state"
-        momentum = state.get("momentum")
-        if "step" not in state or not momentum or self.config.optim.optimizer != "momentum":
+            changed = self.load_state_dict(state, source)
+            return [
+                f"going on at step {self.step} with the optimizer's state",
+                *(f"changed {line}" for line in changed),
+            ]
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        momentum = state.get("momentum", {})
+        has_all = all(name in momentum and momentum[name].shape == p.shape for name, p in trained.items())
+        if "step" not in state or not has_all or self.config.optim.optimizer != "momentum":
             raise checkpoint.CheckpointError(
-                f"{source}: has no step and momentum for optimizer {self.config.optim.optimizer}: "
+                f"{source}: has no step and momentum that optimizer {self.config.optim.optimizer} could take: "
                 "leave --restore_optimizer away"
             )
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(self.device, copy=True)
+        for name, parameter in trained.items():
+            self.optimizer.state[parameter]["momentum_buffer"] = momentum[name].to(self.device, copy=True)
         self.step = state["step"]
-        self.position = self.step * self.config.optim.accumulate_steps * self.config.data.batch_size
-        self.position *= ranks.world_size()
-        return f"going on at step {self.step} with the momentum of {len(momentum)} variables"
+        optim, data = self.config.optim, self.config.data
+        self.position = self.step * optim.accumulate_steps * data.batch_size * ranks.world_size()
+        for module in self.model.modules():
+            if isinstance(module, ViewBatchNorm2d):
+                module.num_batches_tracked.fill_(self.step * data.num_views)
+        return [f"going on at step {self.step} with the momentum of {len(trained)} variables"]

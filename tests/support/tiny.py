@@ -13,7 +13,7 @@ from tfrecord.example_pb2 import Example
 
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import encode_example
-from aocr_torch.data.records import write_shard
+from aocr_torch.data.records import Shards, write_shard
 
 LENGTH = 4
 CHARSET = Charset.from_characters([" ", "a", "b", "c", "d", "e"])
@@ -97,3 +97,11 @@ def load_tool(name: str):
     sys.modules[spec.name] = module  # tyro looks the annotations up there
     spec.loader.exec_module(module)
     return module
+
+
+def spoil(shard: Path) -> None:
+    """Appends a record whose picture is broken, in sound framing."""
+    shards = Shards([shard])
+    records = [shards.read(number) for number in range(len(shards))]
+    broken = example("ab", np.random.RandomState(0)).replace(b"IHDR", b"IHDX")
+    write_shard(shard, [*records, broken])

@@ -14,6 +14,7 @@ import torch
 
 from aocr_torch.config import Data, Model
 from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training.evaluate import Evaluation
 from aocr_torch.training.log import Log, Stopwatch, average_age_warning, duration, result_lines, step_line
 
 
@@ -34,7 +35,7 @@ def test_result_lines_end_with_the_references():
         "CharacterErrorRate": 0.1,
         "num_examples": 3,
     }
-    assert result_lines(results, {"records": 20404, "evaluated": 20404, "skipped": 0}) == [
+    assert result_lines(Evaluation(results, records=20404, evaluated=20404)) == [
         "eval/CharacterErrorRate[0.100000]",
         "20404 of 20404 records, 0 skipped",
         "eval/CharacterAccuracy[0.966915]",
@@ -43,22 +44,24 @@ def test_result_lines_end_with_the_references():
 
 
 def test_stopwatch(monkeypatch):
-    times = iter([0.0, 1.0, 3.0, 8.0])
+    times = iter([0.0, 1.0, 3.0, 4.0, 104.0, 108.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
     watch = Stopwatch(5)
     assert watch.wait(lambda: "batch") == "batch"
+    with watch.paused():
+        pass
     assert watch.lap(9) == (8.0, 0.25, 4)
 
 
 def test_files(tmp_path, capsys):
     log = Log(str(tmp_path), True, name="eval")
     log.line("hello")
-    log.scalars(3, {"loss": 1 / 3})
+    log.scalars(3, {"loss": 1 / 3, "nothing": float("nan")})
     log.images(3, torch.rand(2, 2, 3, 8, 8), ["a", "b"])
     log.close()
     assert capsys.readouterr().out == "hello\n"
     assert (tmp_path / "eval.log").read_text() == "hello\n"
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1 / 3}
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1 / 3, "nothing": None}
     assert sum(path.stat().st_size for path in tmp_path.glob("events.out.tfevents.*")) > 100
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import CHARSET, example, flags, write
+from tiny import CHARSET, flags, spoil, write
 
 from aocr_torch.config import Config, ConfigError, parse_arguments
-from aocr_torch.data.records import RecordError, write_shard
+from aocr_torch.data.records import RecordError
 from aocr_torch.training import checkpoint
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.loop import train
@@ -167,11 +167,13 @@ def test_kill_nine_at_random_steps_with_workers_and_augmentation(tiny_dataset, t
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_save_and_leave_with_a_message(tiny_dataset, tmp_path, number):
-    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, num_workers=1)
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, text=True)
+    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, num_workers=2)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     while "global step 2:" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as a terminal or a scheduler does: to the loader's workers too
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + number
     last = rest.splitlines()[-1]
@@ -210,25 +212,9 @@ def test_non_finite_stops_before_the_step_and_names_the_records(tiny_dataset, tm
     assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
-def broken_dataset(folder: Path) -> Path:
-    """Eleven good training records and one whose label holds an id that no charset has."""
-    import numpy as np
-
-    from aocr_torch.data.records import Shards
-
-    write(folder)
-    path = folder / "train" / "train-00002-of-00003"
-    shards = Shards([path])
-    good = [shards.read(i) for i in range(len(shards))]
-    png_of_wrong_size = example("ab", np.random.RandomState(0)).replace(
-        b"IHDR\x00\x00\x00\x60", b"IHDR\x00\x00\x00\x61"
-    )
-    write_shard(path, [*good, png_of_wrong_size])
-    return folder
-
-
 def test_bad_records_stop_the_training_or_are_counted(tmp_path):
-    data = broken_dataset(tmp_path / "data")
+    data = write(tmp_path / "data")
+    spoil(data / "train" / "train-00002-of-00003")
     changes = {"dataset_dir": data, "max_number_of_steps": 6, "num_workers": 1}
     with pytest.raises(RecordError, match=r"train-00002-of-00003:3 \(offset \d+\): the image does not decode"):
         train(configure(train_log_dir=tmp_path / "strict", **changes))
@@ -236,10 +222,11 @@ def test_bad_records_stop_the_training_or_are_counted(tmp_path):
     log = (tmp_path / "skip" / "train.log").read_text()
     assert log.count("skipped record") == 1
     assert "skipped record 1: train-00002-of-00003:3 (offset" in log
-    result = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name", "train", "--device", "cpu")
+    result = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name", "train", "--skip_bad_records")
     assert result.returncode == 0, result.stderr
     assert "11 of 12 records, 1 skipped" in result.stdout
-    strict = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name=train", "--skip_bad_records=False")
+    assert "skipped: train-00002-of-00003:3" in result.stdout
+    strict = run_program("eval.py", "--ckpt", str(tmp_path / "skip"), "--split_name=train")
     assert strict.returncode == 2
     assert strict.stderr.count("\n") == 1
     assert "train-00002-of-00003:3" in strict.stderr
@@ -259,6 +246,68 @@ def test_best_checkpoint_and_evaluations_on_the_way(tiny_dataset, tmp_path):
     assert [path.name for path in checkpoint.Checkpoints(tmp_path).all()] == [
         f"checkpoint-0000000{i}.pth" for i in (2, 3, 4)
     ]
+
+
+def test_a_missing_evaluation_split_is_said_before_the_first_step(tiny_dataset, tmp_path):
+    config = configure(
+        dataset_dir=tiny_dataset, train_log_dir=tmp_path, eval_interval_steps=1, eval_split="validations"
+    )
+    with pytest.raises(FileNotFoundError, match="split 'validations' has no shards"):
+        train(config)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_left_to_train_is_said(tiny_dataset, tmp_path):
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1)
+    assert train(config) == 0
+    assert train(config.replace(eval_after_training=True)) == 0
+    log = (tmp_path / "train.log").read_text()
+    assert "nothing to train: step 1 has reached max_number_of_steps 1" in log
+    assert "5 of 5 records, 0 skipped" in log
+
+
+def test_the_best_accuracy_outlives_a_kill_between_evaluation_and_save(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset, "train_log_dir": tmp_path, "eval_interval_steps": 1, "save_interval_steps": 1}
+    assert train(configure(max_number_of_steps=1, **base)) == 0
+    state = checkpoint.load(tmp_path / "best.pth")
+    checkpoint.save(tmp_path / "best.pth", {**state, "best": 2.0})
+    assert train(configure(max_number_of_steps=2, **base)) == 0
+    assert checkpoint.load(tmp_path / "best.pth")["step"] == 1
+    assert checkpoint.load(tmp_path)["best"] == 2.0
+
+
+def test_what_a_kill_left_behind_is_removed(tiny_dataset, tmp_path):
+    (tmp_path / ".checkpoint-00000007.pth.123").write_bytes(b"half")
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1)) == 0
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_eval_refuses_a_data_set_with_another_charset(tiny_dataset, tmp_path):
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path / "log", max_number_of_steps=1)) == 0
+    other = write(tmp_path / "other")
+    (other / "charset_size=7.txt").write_text("0\t \n1\tb\n2\ta\n3\tc\n4\td\n5\te\n6\t<nul>\n")
+    result = run_program("eval.py", "--ckpt", str(tmp_path / "log"), "--dataset_dir", str(other))
+    assert result.returncode == 2
+    assert "the checkpoint's charset is not that of" in result.stderr
+    assert "they differ first at id 1" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num_batches=0"], "num_batches is 0: expected at least 1"),
+        (["--num_lstm_units=4"], "the model expects"),
+        (["--split_name=nowhere"], "split 'nowhere' has no shards"),
+        (["--image_width=98"], "expected 98x48"),
+    ],
+)
+def test_errors_of_eval(tiny_dataset, tmp_path, arguments, message):
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1)) == 0
+    result = run_program("eval.py", "--ckpt", str(tmp_path), "--device=cpu", *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_start_from_weights_and_resume_with_other_flags(tiny_dataset, tmp_path):
@@ -282,7 +331,7 @@ def test_fine_tuning_on_another_charset_keeps_what_is_shared(tiny_dataset, tmp_p
     (other / "charset_size=7.txt").write_text("0\t \n1\tf\n2\tb\n3\tc\n4\td\n5\te\n6\t<nul>\n")
     first = tmp_path / "a" / "checkpoint-00000001.pth"
     config = configure(dataset_dir=other, train_log_dir=tmp_path / "b", checkpoint=first, ema_decay=0.9, **base)
-    training = Training(config, open_dataset(config, "train").charset, torch.device("cpu"))
+    training = Training(config, open_dataset(config, "train").charset, torch.device("cpu"), 11)
     fresh = training.model.decoder.classifier.weight.clone()
     messages = training.start_from_weights()
     assert "kept 6 characters ' bcde'" in messages[0]
@@ -327,7 +376,7 @@ def test_restoring_the_optimizer_goes_on_as_if_never_stopped(tiny_dataset, tmp_p
 
 
 def _network(base: dict) -> torch.nn.Module:
-    return Training(configure(**base), CHARSET, torch.device("cpu")).model
+    return Training(configure(**base), CHARSET, torch.device("cpu"), 11).model
 
 
 def test_resume_refuses_what_does_not_fit(tiny_dataset, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import flags
+from tiny import flags, spoil
 
 from aocr_torch.training import checkpoint
 
@@ -62,7 +63,9 @@ def test_training_on_two_ranks_has_one_writer_and_resumes(tiny_dataset, tmp_path
 
 
 def test_sigterm_to_every_rank_saves_once(tiny_dataset, tmp_path):
-    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, batch_size=2)
+    arguments = flags(
+        dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, batch_size=2, num_workers=2
+    )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
@@ -76,3 +79,32 @@ def test_sigterm_to_every_rank_saves_once(tiny_dataset, tmp_path):
     step = int(output.split("stopped by SIGTERM at step ")[1].split(";")[0])
     assert checkpoint.load(tmp_path)["step"] == step
     assert step % 10 == 0
+
+
+def test_ranks_that_stand_at_different_steps_say_so(tiny_dataset, tmp_path):
+    """As on several machines without a shared folder: each rank gets a train_log_dir of its own."""
+    program = tmp_path / "own_folder.py"
+    program.write_text(
+        "import os, sys\nfrom train import main\nfrom aocr_torch.config import run_main\n"
+        "rank = os.environ['RANK']\n"
+        "run_main(lambda arguments: main([*arguments, f'--train_log_dir={sys.argv[1]}/{rank}'][1:]))\n"
+    )
+    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=2, save_interval_steps=1, batch_size=2)
+    first = torchrun(1, ROOT / "train.py", *arguments, f"--train_log_dir={tmp_path}/0")
+    assert first.returncode == 0, first.stderr
+    result = torchrun(2, program, str(tmp_path), *arguments)
+    assert result.returncode != 0
+    assert "error: the ranks stand at steps 2, 0: train_log_dir must be one folder for all of them" in result.stderr
+
+
+def test_skipped_records_of_every_rank_are_listed(tiny_dataset, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_dataset, data)
+    spoil(data / "test" / "test-00001-of-00002")
+    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=1, train_log_dir=tmp_path / "log", batch_size=2)
+    assert torchrun(1, ROOT / "train.py", *arguments).returncode == 0
+    flags_of_eval = ["--ckpt", str(tmp_path / "log"), f"--dataset_dir={data}", "--skip_bad_records", "--device=cpu"]
+    result = torchrun(2, ROOT / "eval.py", *flags_of_eval)
+    assert result.returncode == 0, result.stderr
+    assert "skipped: test-00001-of-00002:" in result.stdout
+    assert "7 of 8 records, 1 skipped" in result.stdout
