@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from aocr_torch.config import parse_arguments
+
 
 @pytest.fixture(scope="session")
 def reference() -> Path:
@@ -23,3 +25,15 @@ def reference() -> Path:
 def tiny_dataset(tmp_path_factory) -> Path:
     """The data set of tests/support/tiny.py: 11 train, 5 validation and 7 test records. Read only."""
     return tiny.write(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_dataset, tmp_path_factory) -> Path:
+    """A model that has begun to learn the data set of tests/tiny.py, as train.py leaves it. Read only."""
+    from aocr_torch.training.loop import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = {"use_augment_input": False, "optimizer": "adam", "learning_rate": 0.005, "max_number_of_steps": 45}
+    arguments = tiny.flags(dataset_dir=tiny_dataset, train_log_dir=folder, log_interval_steps=30, **recipe)
+    assert train(parse_arguments(arguments, description="test")[0]) == 0
+    return folder / "checkpoint-00000045.pth"

@@ -1,10 +1,15 @@
 """A data set and a configuration small enough that a training takes seconds: two views of 48x48, four characters."""
 
+import importlib.util
 import io
+import struct
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from tfrecord.example_pb2 import Example
 
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import encode_example
@@ -61,6 +66,37 @@ def write(folder: Path, train: int = 11, validation: int = 5, test: int = 7, per
             name = f"{split}-{number:05d}-of-{len(shards):05d}"
             write_shard(folder / split / name, records[start : start + per_shard])
     return folder
+
+
+def pictures(folder: Path, texts: list[str]) -> list[Path]:
+    """The pictures of `example` as files of the data set's own size, named by their texts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.RandomState(6)
+    for text in texts:
+        features = Example.FromString(example(text, random)).features.feature
+        (folder / f"{text}.png").write_bytes(features["image/encoded"].bytes_list.value[0])
+    return [folder / f"{text}.png" for text in texts]
+
+
+def bomb() -> bytes:
+    """A PNG of 20,000x20,000 white pixels in 50 kB."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress((b"\0" + b"\xff" * 2500) * 20_000, 1)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def load_tool(name: str):
+    """tools/NAME.py as a module, to call its main."""
+    path = Path(__file__).parent.parent.parent / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # tyro looks the annotations up there
+    spec.loader.exec_module(module)
+    return module
 
 
 def spoil(shard: Path) -> None:

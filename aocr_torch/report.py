@@ -1,0 +1,131 @@
+"""Pictures and pages for people: where a model looked for each character, and what a data set holds.
+
+T' characters read, V views, H W feature map, h w view in pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+from html import escape
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from aocr_torch.data.check import Sample
+from aocr_torch.predict import Reading
+
+MIN_FRAME_HEIGHT = 96  # pixels; smaller views are enlarged, so that a caption fits beside them
+CAPTION_WIDTH = 120
+_HEAT = np.array([255, 70, 0], np.float32)
+
+
+def draw_attention(reading: Reading) -> list[Image.Image]:
+    """One picture for each character: the views side by side, lit and reddened where the network looked, and a caption.
+
+    The brightest place of a character is drawn at full strength whatever its weight.
+
+    Raises:
+        ValueError: the model has no attention.
+    """
+    if reading.attention is None:
+        raise ValueError("this model has no attention to draw: it was trained with use_attention=False")
+    confidences = reading.character_confidences
+    return [
+        _frame(reading.views, weights, f"{number + 1}  {character!r}", f"{confidence:.3f}")
+        for number, (character, confidence, weights) in enumerate(zip(reading.text, confidences, reading.attention))
+    ] or [_frame(reading.views, np.zeros(reading.attention.shape[1:]), "nothing", "read")]
+
+
+def save_attention(reading: Reading, path: Union[str, os.PathLike]) -> None:
+    """Writes `draw_attention`: a strip, characters downwards, or for a path in .gif an animation."""
+    frames = draw_attention(reading)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=700, loop=0)
+        return
+    strip = Image.new("RGB", (frames[0].width, sum(frame.height for frame in frames)))
+    for number, frame in enumerate(frames):
+        strip.paste(frame, (0, number * frame.height))
+    strip.save(path)
+
+
+def heat_of(weights: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Attention on one view's map, float (H, W), spread over the view's pixels: float32 (height, width).
+
+    A position of the map covers as many pixels as the network strides, a power of two. Its unpadded convolutions
+    leave a margin around the map, which therefore lies in the middle of the view and is not stretched over all of it.
+    """
+    rows, columns = weights.shape
+    stride = 1 << int(np.log2(min(height / rows, width / columns)))
+    size = columns * stride, rows * stride
+    spread = Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    heat = np.zeros((height, width), np.float32)
+    top, left = (height - size[1]) // 2, (width - size[0]) // 2
+    heat[top : top + size[1], left : left + size[0]] = np.asarray(spread)
+    return heat
+
+
+def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image:
+    """views uint8 (V, h, w, 3), weights float (V, H, W)."""
+    _, height, width, _ = views.shape
+    heat = np.concatenate([heat_of(view, height, width) for view in weights], 1)[..., None]  # (h, V*w, 1)
+    heat = np.sqrt(heat / max(float(heat.max()), 1e-12))
+    pixels = np.concatenate(list(views), 1).astype(np.float32)
+    lit = pixels * (0.6 + 0.4 * heat)
+    picture = Image.fromarray((lit + (_HEAT - lit) * 0.6 * heat).round().astype(np.uint8))
+    draw = ImageDraw.Draw(picture)
+    for edge in range(width, picture.width, width):
+        draw.line([(edge, 0), (edge, height)], fill="white")
+    scale = -(-MIN_FRAME_HEIGHT // height)
+    picture = picture.resize((picture.width * scale, height * scale), Image.Resampling.NEAREST)
+    page = Image.new("RGB", (picture.width + CAPTION_WIDTH, picture.height + 1), "white")
+    page.paste(picture, (CAPTION_WIDTH, 0))
+    ImageDraw.Draw(page).multiline_text((8, 8), "\n".join(caption), fill="black", font=_font(24))
+    return page
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    import font_source_sans_pro  # has the accents that Pillow's own font lacks
+
+    return ImageFont.truetype(font_source_sans_pro.font_files_ttf["SourceSansPro"], size)
+
+
+def contact_sheet(title: str, summary: list[str], problems: list[str], samples: list[Sample]) -> str:
+    """One self-contained HTML page: the summary, the problems, and samples of the records with their labels."""
+    cards = "\n".join(
+        f'<figure><img loading="lazy" alt="" src="data:image/jpeg;base64,{_thumbnail(sample.image)}">'
+        f"<figcaption><b>{escape(sample.text)}</b><br>{escape(sample.name)}</figcaption></figure>"
+        for sample in samples
+    )
+    listed = [f"<li>{escape(line)}</li>" for line in problems[:MAX_LISTED]]
+    if len(problems) > MAX_LISTED:
+        listed.append(f"<li>and {len(problems) - MAX_LISTED} more</li>")
+    heading = f"<h2>{len(problems)} problems</h2><ul>{''.join(listed)}</ul>" if problems else ""
+    lines = "<br>".join(map(escape, summary))
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{escape(title)}</h1><p>{lines}</p>{heading}<main>{cards}</main></body></html>\n"
+    )
+
+
+MAX_LISTED = 1000
+_STYLE = (
+    "body{font:15px sans-serif;margin:1em;background:#fff;color:#222}"
+    "main{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:1em}"
+    "figure{margin:0}img{width:100%;display:block}li,p,figcaption{overflow-wrap:anywhere}"
+    "figcaption b{white-space:pre-wrap}"
+)
+
+
+def _thumbnail(encoded: bytes) -> str:
+    jpeg = io.BytesIO()
+    with Image.open(io.BytesIO(encoded)) as image:
+        image.convert("RGB").save(jpeg, "JPEG", quality=80)
+    return base64.b64encode(jpeg.getvalue()).decode("ascii")

@@ -1,0 +1,75 @@
+"""Attention drawn over the views."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aocr_torch.data.check import Sample
+from aocr_torch.predict import Reading
+from aocr_torch.report import CAPTION_WIDTH, MAX_LISTED, contact_sheet, draw_attention, heat_of, save_attention
+
+
+def reading(text: str = "ab", attention=True, size: int = 150) -> Reading:
+    weights = np.zeros((len(text), 4, 16, 16), np.float32)
+    for number in range(len(text)):
+        weights[number, number, 3, 12] = 1  # character `number` is looked for in view `number`, at the upper right
+    views = np.full((4, size, size, 3), 100, np.uint8)
+    return Reading(text, 0.5, -1.0, (0.5,) * len(text), views, weights if attention else None)
+
+
+def test_the_place_looked_at_is_lit_in_its_view_alone():
+    frames = draw_attention(reading())
+    assert len(frames) == 2
+    for number, frame in enumerate(frames):
+        pixels = np.asarray(frame).astype(int)[1:-1, CAPTION_WIDTH:]
+        redness = pixels[:, :, 0] - pixels[:, :, 2]
+        y, x = np.unravel_index(redness.argmax(), redness.shape)
+        assert x // 150 == number
+        # The map's 16 positions lie 8 pixels apart and begin 11 pixels from the edge.
+        assert abs(x % 150 - (11 + 8 * 12.5)) <= 5
+        assert abs(y - (11 + 8 * 3.5)) <= 5
+        other = np.delete(pixels.reshape(-1, 4, 150, 3)[:, :, 5:-5], number, 1)
+        assert (other == 60).all()
+
+
+@pytest.mark.parametrize(
+    ("map_size", "view", "stride"), [(16, 150, 8), (7, 150, 16), (3, 150, 32), (74, 150, 2), (10, 48, 4), (1, 48, 32)]
+)
+def test_heat_covers_the_map_at_the_networks_stride(map_size, view, stride):
+    heat = heat_of(np.ones((map_size, map_size)), view, view)
+    rows = np.flatnonzero(heat.any(1))
+    assert heat.shape == (view, view)
+    assert len(rows) == map_size * stride
+    assert rows[0] == (view - map_size * stride) // 2
+
+
+def test_strip_and_animation(tmp_path):
+    save_attention(reading("abc"), tmp_path / "new" / "strip.png")
+    save_attention(reading("abc"), tmp_path / "strip.gif")
+    with Image.open(tmp_path / "new" / "strip.png") as strip:
+        assert strip.size == (CAPTION_WIDTH + 600, 3 * 151)
+    with Image.open(tmp_path / "strip.gif") as animation:
+        assert animation.n_frames == 3
+
+
+def test_small_views_are_enlarged_and_an_empty_text_has_a_picture():
+    (frame,) = draw_attention(reading("", size=48))
+    assert frame.size == (CAPTION_WIDTH + 4 * 96, 97)
+
+
+def test_no_attention():
+    with pytest.raises(ValueError, match="no attention to draw"):
+        draw_attention(reading(attention=False))
+
+
+def test_contact_sheet_escapes_what_it_shows():
+    out = io.BytesIO()
+    Image.new("RGBA", (4, 4)).save(out, "PNG")
+    sample = Sample("s-0:1", "<b>&", out.getvalue())
+    html = contact_sheet("<data>", ["a < b"], ["<script>"] * (MAX_LISTED + 2), [sample])
+    assert "<title>&lt;data&gt;</title>" in html
+    assert "&lt;b&gt;&amp;" in html
+    assert "<script>" not in html
+    assert "<li>and 2 more</li>" in html
