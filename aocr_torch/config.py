@@ -165,6 +165,14 @@ class Run:
 
     device: str = "auto"
     """cpu, cuda:0, npu:0, ...; auto takes an accelerator if there is one."""
+    amp: bool = False
+    """Mixed precision."""
+    amp_backend: Literal["auto", "apex", "native"] = "auto"
+    """apex: O2 of the Ascend apex; native: PyTorch's autocast; auto: apex on an npu where it is installed."""
+    amp_dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    """What autocast lowers to; auto: float16 on npu and cuda, bfloat16 on cpu."""
+    max_consecutive_skips: int = 50
+    """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"
     """Folder of checkpoints and logs; a training resumes from it by default."""
     max_number_of_steps: int = 400_000
@@ -200,6 +208,11 @@ class Run:
         _require(
             not (self.checkpoint and self.checkpoint_inception),
             "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
+        )
+        _require(self.max_consecutive_skips >= 1, f"max_consecutive_skips is {self.max_consecutive_skips}: at least 1")
+        _require(
+            self.amp_backend != "apex" or self.amp_dtype != "bfloat16",
+            "amp_backend apex and amp_dtype bfloat16 contradict each other: apex has float16 only",
         )
         _require(
             bool(self.checkpoint) or not self.restore_optimizer,

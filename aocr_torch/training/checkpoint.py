@@ -1,8 +1,8 @@
 """Checkpoints: written beside and renamed into place, read without executing anything, and put into a model.
 
 A training checkpoint is a dict of plain types and tensors:
-  format 'aocr_torch/1', model, optimizer, schedule, ema (or None), step, position (examples consumed), rng,
-  config (flat), charset, best (or None).
+  format 'aocr_torch/1', model, optimizer, ema (or None), loss_scale (or None), step, position (examples consumed),
+  rng, config (flat), charset, best. Model and optimizer are float32, whatever the training's precision.
 A converted one has format, model, source, and for whole models step and momentum by parameter name.
 """
 

@@ -106,7 +106,8 @@ def _summary(training: Training, dataset: FSNSDataset) -> str:
     epoch = training.position / len(dataset)
     return (
         f"{len(dataset)} records, {training.charset.size} classes, {parameters / 1e6:.2f} M parameters, "
-        f"{training.device} x {ranks.world_size()}, step {training.step} (epoch {epoch:.2f})"
+        f"{training.device} x {ranks.world_size()}, {training.precision.description}, "
+        f"step {training.step} (epoch {epoch:.2f})"
     )
 
 
@@ -124,9 +125,12 @@ def _run_steps(
         group = watch.wait(lambda: next(batches))
         for message in (message for batch in group for message in batch["skipped"]):
             _report_skipped(message, skipped, log)
-        unchecked[training.step + 1] = [index for batch in group for index in batch["index"].tolist()]
+        number = training.step + 1
+        unchecked[number] = [index for batch in group for index in batch["index"].tolist()]
         try:
             losses = training.train_step(group)
+            if training.step < number:
+                continue  # the gradients overflowed in float16: the loss scale skipped the step
             step, is_last = training.step, training.step == run.max_number_of_steps
             is_saving = step % run.save_interval_steps == 0 or is_last
             if step % run.log_interval_steps == 0 or is_saving:
@@ -199,6 +203,10 @@ def _log_step(
         "data": f"{waiting:.0%}",
         "left": duration(seconds / steps * (run.max_number_of_steps - step)),
     }
+    loss_scale = training.precision.loss_scale
+    if loss_scale is not None:
+        values["loss_scale"] = loss_scale.scale
+        details.update(scale=f"{loss_scale.scale:g}", skipped=f"{loss_scale.skipped}")
     log.line(step_line(step, values["total_loss"], seconds / steps, details))
     log.scalars(step, {**values, "loss_floor": floor, "learning_rate": rate, "seconds_per_step": seconds / steps})
 

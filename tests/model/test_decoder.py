@@ -48,7 +48,7 @@ def test_attention_decoder_is_its_equations(autoregression, teach):
         out = torch.cat([h, d], 1) @ w["output_projection.weight"].T + w["output_projection.bias"]
         step = out @ w["classifier.weight"].T + w["classifier.bias"]
         torch.testing.assert_close(logits[:, t], step, atol=1e-6, rtol=1e-6)
-        torch.testing.assert_close(attention[:, t], a.float(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(attention[:, t], a, atol=1e-6, rtol=1e-5)
         if autoregression:
             ids = labels[:, t] if teach else step.argmax(1)
             p = torch.nn.functional.one_hot(ids, K).double()
