@@ -161,7 +161,7 @@ class Optim:
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how long."""
+    """Where, in which precision and how long."""
 
     device: str = "auto"
     """cpu, cuda:0, npu:0, ...; auto takes an accelerator if there is one."""
@@ -429,10 +429,20 @@ def _print_help(description: str, base: Config, extra: Any) -> None:
 def run_main(main: Callable[[list[str]], int]) -> None:
     """Runs an entry script's main; an error meant for the user ends it with one line and status 2, no traceback.
 
-    Such errors are ValueError and OSError; anything else is a defect and keeps its traceback.
+    Such errors are ValueError and OSError, and that of `import torch` beside a torch_npu without CANN; anything else is
+    a defect and keeps its traceback.
     """
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "Failed to load the backend extension" not in str(error):
+            raise
+        print(
+            "error: torch cannot be imported, because torch_npu is installed and does not load: source CANN's "
+            "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to train without an NPU",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -22,9 +22,10 @@ def facts_of(path: Path, rank: int = 0) -> dict:
     return json.loads(Path(f"{path}.{rank}").read_text())
 
 
-def assert_scaled_by_the_table(steps: list[dict]) -> None:
+def assert_scaled_by_the_table(steps: list[dict], start: float = LossScale.START) -> None:
     """Exactly the skipped steps changed nothing, and the scale went as the table has it."""
     scale, number = LossScale(), 0
+    scale.scale = start
     for step in steps:
         is_skipped = step["step"] == number
         assert step["is_unchanged"] == is_skipped
@@ -137,15 +138,22 @@ def test_two_ranks_agree_on_an_overflow_of_one(simulated_npu, tiny_dataset, tmp_
         device="npu",
         batch_size=2,
         accumulate_steps=2,
+        max_number_of_steps=6,
         eval_after_training=True,
     )
-    result = npu.run(WATCH, tmp_path / "facts", *flags, WATCH_OVERFLOW="37 38", WATCH_RANK="1")
+    result = npu.run(WATCH, tmp_path / "facts", *flags, WATCH_OVERFLOW="5 6", WATCH_RANK="1", WATCH_SCALE="4096")
     assert result.returncode == 0, result.stderr[-3000:]
     assert "npu:0 x 2" in result.stdout
     assert result.stdout.count("5 of 5 records, 0 skipped") == 1
     first, second = facts_of(tmp_path / "facts", 0)["steps"], facts_of(tmp_path / "facts", 1)["steps"]
     for steps in (first, second):
-        assert_scaled_by_the_table(steps)
+        assert_scaled_by_the_table(steps, start=4096.0)
     assert [step["scale"] for step in first] == [step["scale"] for step in second]
-    assert first[35]["step"] == first[36]["step"] == first[37]["step"]
-    assert first[37]["scale"]["scale"] == first[35]["scale"]["scale"] / 2
+    assert [step["step"] for step in first[3:7]] == [4, 4, 4, 5]
+    assert first[5]["scale"]["scale"] == 2048.0
+
+
+def test_an_index_that_is_not_there(simulated_npu):
+    result = simulated_npu().run(ROOT / "train.py", *arguments(device="npu:3"))
+    assert result.returncode == 2
+    assert result.stderr == "error: found 1 npu device(s), no npu:3: use a smaller index\n"

@@ -1,7 +1,7 @@
 """Trains like train.py on the simulated device and writes down what no user sees: `watch.py FACTS.json FLAGS...`.
 
 WATCH_OVERFLOW="5 6": the 5th and 6th calls of train_step get gradients that overflow float16, on rank WATCH_RANK only
-where that is set.
+where that is set. WATCH_SCALE="65536": the loss scale begins there, which spares some thirty steps that overflow.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class Watch:
     def __call__(self, training: Training, batches: list) -> dict:
         if self.steps:
             self.steps[-1]["copies_after"] = copies()  # by the loop, between two steps
+        elif "WATCH_SCALE" in os.environ:
+            training.precision.loss_scale.scale = float(os.environ["WATCH_SCALE"])
         torch.npu.log_ops(False)
         before = {name: value.clone() for name, value in training.precision.model_state(training.model).items()}
         if len(self.steps) + 1 in OVERFLOW and HITS_THIS_RANK:
