@@ -166,10 +166,18 @@ class Optim:
 
 @dataclass(frozen=True)
 class Run:
-    """Where and how long."""
+    """Where, in which precision and how long."""
 
     device: str = "auto"
     """cpu, cuda:0, npu:0, ...; auto takes an accelerator if there is one."""
+    amp: bool = False
+    """Mixed precision."""
+    amp_backend: Literal["auto", "apex", "native"] = "auto"
+    """apex: O2 of the Ascend apex; native: PyTorch's autocast; auto: apex on an npu where it is installed."""
+    amp_dtype: Literal["auto", "float16", "bfloat16"] = "auto"
+    """What autocast lowers to; auto: float16 on npu and cuda, bfloat16 on cpu."""
+    max_consecutive_skips: int = 50
+    """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"
     """Folder of checkpoints and logs; a training resumes from it by default."""
     max_number_of_steps: int = 400_000
@@ -208,6 +216,11 @@ class Run:
         _require(
             not (self.checkpoint and self.checkpoint_inception),
             "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
+        )
+        _require(self.max_consecutive_skips >= 1, f"max_consecutive_skips is {self.max_consecutive_skips}: at least 1")
+        _require(
+            self.amp_backend != "apex" or self.amp_dtype != "bfloat16",
+            "amp_backend apex and amp_dtype bfloat16 contradict each other: apex has float16 only",
         )
         _require(
             bool(self.checkpoint) or not self.restore_optimizer,
@@ -424,10 +437,20 @@ def _print_help(description: str, extra: Any) -> None:
 def run_main(main: Callable[[list[str]], int]) -> None:
     """Runs an entry script's main; an error meant for the user ends it with one line and status 2, no traceback.
 
-    Such errors are ValueError and OSError; anything else is a defect and keeps its traceback.
+    Such errors are ValueError and OSError, and that of `import torch` beside a torch_npu without CANN; anything else is
+    a defect and keeps its traceback.
     """
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "Failed to load the backend extension" not in str(error):
+            raise
+        print(
+            "error: torch cannot be imported, because torch_npu is installed and does not load: source CANN's "
+            "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to train without an NPU",
+            file=sys.stderr,
+        )
         sys.exit(2)

@@ -50,6 +50,11 @@ def resolve(name: str) -> torch.device:
     if kind == "npu":
         # Precompiled kernels: without this the first 910 compiles every new shape while it trains.
         module.set_compile_mode(jit_compile=False)
+        # Private formats change the numbers and force conversions around every view.
+        module.config.allow_internal_format = False
+        # float32 means float32; mixed precision is asked for with --amp.
+        module.conv.allow_hf32 = False
+        module.matmul.allow_hf32 = False
     return device
 
 
@@ -94,6 +99,36 @@ def synchronize(device: torch.device) -> None:
     """Waits until the device has done all it was given, for timing."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize(device)
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
+    """The context in which PyTorch lowers the operations that bear it to `dtype`."""
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def amp_dtype(device: torch.device) -> torch.dtype:
+    """What mixed precision lowers to: float16, but on the host, whose float16 is slow or missing, bfloat16."""
+    return torch.bfloat16 if device.type == "cpu" else torch.float16
+
+
+def has_apex(device: torch.device) -> bool:
+    """Whether there is an apex for this kind of device that we use: the Ascend one."""
+    return device.type == "npu"
+
+
+def saturates(device: torch.device) -> bool:
+    """Whether float16 overflows show in a register only: the first 910 turns infinity into 65504 and nan into 0."""
+    return device.type == "npu" and not torch.npu.utils.is_support_inf_nan()
+
+
+def clear_overflow() -> None:
+    """Clears the register of a device that saturates."""
+    torch.npu.utils.clear_npu_overflow_flag()
+
+
+def has_overflowed() -> bool:
+    """Whether anything overflowed since `clear_overflow`, on a device that saturates; waits for the device."""
+    return bool(torch.npu.utils.get_npu_overflow_flag())
 
 
 def seed_everything(seed: int) -> None:

@@ -6,6 +6,7 @@ B batch, T steps, K classes. Formulas: the reference's sequence_loss_fn.
 from __future__ import annotations
 
 import math
+from typing import Callable
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,18 +49,21 @@ def sequence_loss(
     return per_example.mean()
 
 
-def regularization_loss(model: nn.Module, weight_decay: float = 0.00004) -> Tensor:
+def regularization_loss(
+    model: nn.Module, weight_decay: float = 0.00004, master_of: Callable[[Tensor], Tensor] = lambda weight: weight
+) -> Tensor:
     """L2 terms, decay * sum(w^2) / 2: tower convolutions (fixed decay) and the classifier's weight and bias.
 
     Args:
         model: an `AttentionOCR`. weight_decay: of the classifier (the reference's softmax_w and softmax_b).
+        master_of: gives the float32 weight behind a parameter, which gets the gradient.
 
     Returns:
         scalar float32.
     """
-    convolutions = [m.weight for m in model.tower.modules() if isinstance(m, nn.Conv2d)]
+    convolutions = [master_of(m.weight) for m in model.tower.modules() if isinstance(m, nn.Conv2d)]
     tower = sum(w.float().square().sum() for w in convolutions)
-    classifier = sum(w.float().square().sum() for w in model.decoder.classifier.parameters())
+    classifier = sum(master_of(w).float().square().sum() for w in model.decoder.classifier.parameters())
     return TOWER_WEIGHT_DECAY / 2 * tower + weight_decay / 2 * classifier
 
 

@@ -1,8 +1,9 @@
 """Checkpoints: written beside and renamed into place, read without executing anything, and put into a model.
 
 A training checkpoint is a dict of plain types and tensors:
-  format 'aocr_torch/1', model, optimizer, ema (or None), step, position (examples consumed), num_records, rng,
-  config (flat), charset, best. The schedule is a function of the step and has no state.
+  format 'aocr_torch/1', model, optimizer, ema (or None), loss_scale (or None), step, position (examples consumed),
+  num_records, rng, config (flat), charset, best. Model and optimizer are float32, whatever the training's precision;
+  the schedule is a function of the step and has no state.
 A converted one has format, model, source, and for whole models step, momentum by parameter name, the part of config
 that the shapes tell, and charset if it was given.
 """

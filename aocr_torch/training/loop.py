@@ -115,7 +115,8 @@ def _summary(training: Training, dataset: FSNSDataset) -> str:
     epoch = training.position / len(dataset)
     return (
         f"{len(dataset)} records, {training.charset.size} classes, {parameters / 1e6:.2f} M parameters, "
-        f"{training.device} x {ranks.world_size()}, step {training.step} (epoch {epoch:.2f})"
+        f"{training.device} x {ranks.world_size()}, {training.precision.description}, "
+        f"step {training.step} (epoch {epoch:.2f})"
     )
 
 
@@ -144,7 +145,7 @@ def _run_steps(
         with records.named():
             losses = training.train_step(group)
         if training.step < number:
-            continue
+            continue  # the gradients overflowed in float16: the loss scale skipped the step
         is_last = number == run.max_number_of_steps
         is_logging = number % run.log_interval_steps == 0 or is_last
         is_saving = number % run.save_interval_steps == 0 or is_last
@@ -260,6 +261,10 @@ def _log_step(
         "data": f"{waiting:.0%}",
         "left": duration(seconds / steps * (run.max_number_of_steps - step)),
     }
+    loss_scale = training.precision.loss_scale
+    if loss_scale is not None:
+        values["loss_scale"] = loss_scale.scale
+        details.update(scale=f"{loss_scale.scale:g}", skipped=f"{loss_scale.skipped}")
     log.line(step_line(step, values["total_loss"], seconds / steps, details))
     log.scalars(step, {**values, "loss_floor": floor, "learning_rate": rate, "seconds_per_step": seconds / steps})
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor, nn
@@ -172,11 +172,13 @@ class ExponentialMovingAverage:
         self._averages = {name: weight.detach().clone() for name, weight in _trained(model).items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights of `model` after an update."""
+    def update(self, model: nn.Module, master_of: Callable[[Tensor], Tensor] = lambda weight: weight) -> None:
+        """Take in the weights of `model` after an update. master_of: gives the float32 weight behind a parameter."""
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         weights = _trained(model)
-        torch._foreach_lerp_(list(self._averages.values()), [weights[name] for name in self._averages], 1 - decay)
+        torch._foreach_lerp_(
+            list(self._averages.values()), [master_of(weights[name]) for name in self._averages], 1 - decay
+        )
         self.num_updates += 1
 
     @torch.no_grad()

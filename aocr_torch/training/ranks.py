@@ -67,6 +67,15 @@ def is_set_anywhere(flag: bool) -> bool:
     return any(gather([flag]))
 
 
+def is_set_on_any_device(flag: bool, device: torch.device) -> bool:
+    """As `is_set_anywhere`, fast enough for every step: one number over the devices' own network."""
+    if world_size() == 1:
+        return flag
+    value = torch.full((), float(flag), device=device)
+    dist.all_reduce(value)
+    return bool(value)
+
+
 def wait_for_all() -> None:
     """Returns when every process has come here."""
     if world_size() > 1:

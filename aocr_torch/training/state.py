@@ -15,7 +15,7 @@ from aocr_torch.data.charset import Charset
 from aocr_torch.model.inception import ViewBatchNorm2d
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
-from aocr_torch.training import checkpoint, ranks
+from aocr_torch.training import checkpoint, precision, ranks
 from aocr_torch.training.finetune import remap_charset_rows
 from aocr_torch.training.optim import (
     ExponentialMovingAverage,
@@ -56,10 +56,12 @@ class Training:
         )
         self.ema = ExponentialMovingAverage(self.model, optim.ema_decay) if optim.ema_decay else None
         self.network: nn.Module = self.model
+        self.precision = precision.choose(config.run, device)
         self.first_bad_step = torch.zeros((), dtype=torch.int64, device=device)  # 0: none so far
 
     def distribute(self) -> None:
-        """Wraps the model for several ranks; after the weights are loaded, so that rank 0's reach all."""
+        """Casts the model and wraps it for several ranks; after the weights are loaded, so that rank 0's reach all."""
+        self.precision.prepare(self.model, self.optimizer)
         if ranks.world_size() > 1:
             # BatchNorm's averages stay each rank's own and rank 0's are saved: training never reads them.
             index = None if devices.is_host(self.device) else [self.device.index]
@@ -78,11 +80,15 @@ class Training:
     def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
         """One update from the mean gradient of `batches` (accumulate_steps of them).
 
+        Under a loss scale, a step whose gradients overflow changes no weight and does not count: the data moves on,
+        `step` does not.
+
         Returns:
             scalars on the device, before the update: total_loss, sequence_loss, regularization_loss.
 
         Raises:
-            NonFiniteError: on the host before the update; elsewhere `check_finite` tells later.
+            NonFiniteError: on the host before the update; elsewhere `check_finite` tells later. Under a loss scale:
+                max_consecutive_skips steps in a row overflowed at the lowest scale.
         """
         optim = self.config.optim
         for group in self.optimizer.param_groups:
@@ -90,21 +96,28 @@ class Training:
         self.model.train()
         self.optimizer.zero_grad()
         sequence = torch.zeros((), device=self.device)
-        for number, batch in enumerate(batches):
-            is_last = number == len(batches) - 1
-            with nullcontext() if is_last or self.network is self.model else self.network.no_sync():
-                loss = self._sequence_loss(batch) / len(batches)
-                loss.backward()
-            sequence += loss.detach()
-        regularization = regularization_loss(self.model, optim.weight_decay)
+        with self.precision.scaled_gradients(self.optimizer):
+            for number, batch in enumerate(batches):
+                is_last = number == len(batches) - 1
+                with nullcontext() if is_last or self.network is self.model else self.network.no_sync():
+                    loss = self._sequence_loss(batch) / len(batches)
+                    self.precision.backward(loss)
+                sequence += loss.detach()
+        # Outside the scale and on the master weights: in float16 a gradient this small would be rounded away.
+        regularization = regularization_loss(self.model, optim.weight_decay, self.precision.master_of)
         regularization.backward()
-        norms = clip_gradients(self.model.parameters(), optim.clip_gradient_norm, optim.clip_mode)
-        self._note_non_finite(sequence + regularization.detach(), norms)
-        self.optimizer.step()
-        self.step += 1
+        masters = map(self.precision.master_of, self.model.parameters())
+        norms = clip_gradients(masters, optim.clip_gradient_norm, optim.clip_mode)
+        if self.precision.loss_scale is None:
+            self._note_non_finite(sequence + regularization.detach(), norms)
+        has_updated = self.precision.step(self.optimizer, norms)
         self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
-        if self.ema is not None:
-            self.ema.update(self.model)
+        if not has_updated:
+            self._check_loss_scale()
+        else:
+            self.step += 1
+            if self.ema is not None:
+                self.ema.update(self.model, self.precision.master_of)
         return {
             "total_loss": sequence + regularization.detach(),
             "sequence_loss": sequence,
@@ -114,7 +127,9 @@ class Training:
     def _sequence_loss(self, batch: dict[str, Any]) -> Tensor:
         optim = self.config.optim
         labels = batch["label"].to(self.device, non_blocking=True)
-        logits = self.network(self.views(batch, is_training=True), labels)["logits"]
+        views = self.views(batch, is_training=True)
+        with self.precision.autocast():
+            logits = self.network(views, labels)["logits"]
         return sequence_loss(
             logits,
             labels,
@@ -152,6 +167,16 @@ class Training:
                 "lower --learning_rate or look at its records",
             )
 
+    def _check_loss_scale(self) -> None:
+        loss_scale = self.precision.loss_scale
+        if loss_scale.skipped_at_floor >= self.config.run.max_consecutive_skips:
+            raise NonFiniteError(
+                self.step + 1,
+                f"{loss_scale.skipped_at_floor} steps in a row after step {self.step} overflowed at the lowest loss "
+                f"scale {loss_scale.scale:g}: the loss or a gradient is not finite, whatever the scale; lower "
+                "--learning_rate, go on from the last checkpoint without --amp, or look at its records",
+            )
+
     @torch.no_grad()
     def evaluation_model(self) -> AttentionOCR:
         """The model to evaluate: the average of the weights where there is one; the same on every rank."""
@@ -169,7 +194,8 @@ class Training:
         """Everything that a resume needs, as training/checkpoint.py describes it."""
         return {
             "format": checkpoint.FORMAT,
-            "model": self.model.state_dict(),
+            "model": self.precision.model_state(self.model),
+            "loss_scale": self.precision.loss_scale.state_dict() if self.precision.loss_scale is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "step": self.step,
@@ -210,6 +236,8 @@ class Training:
             group["momentum"] = momentum
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
+        if self.precision.loss_scale is not None and state.get("loss_scale") is not None:
+            self.precision.loss_scale.load_state_dict(state["loss_scale"])
         self.step, self.position, self.best = state["step"], state["position"], state["best"]
         devices.set_rng_state(state["rng"], self.device)
         changed = [name for name in new if name not in FLAGS_THAT_MAY_CHANGE and old.get(name) != new[name]]

@@ -1,0 +1,101 @@
+"""The network in float16 and bfloat16 beside float32, and with everything that could overflow pushed to its bounds."""
+
+import pytest
+import torch
+
+from aocr_torch.config import Config
+from aocr_torch.model.decoder import AttentionDecoder
+from aocr_torch.model.loss import sequence_loss
+from aocr_torch.model.ocr import AttentionOCR
+
+B, L, C, K, T, U = 2, 1024, 288, 134, 37, 256
+TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.15}
+
+
+def decoder(cell: str = "lstm") -> AttentionDecoder:
+    torch.manual_seed(0)
+    return AttentionDecoder(C, K, T, U, cell=cell)
+
+
+def inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(B, L, C, generator=generator).relu(), torch.randint(0, K, (B, T), generator=generator)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_decoder_under_autocast(dtype, cell):
+    model, (features, labels) = decoder(cell), inputs()
+    exact, exact_attention = model(features, labels)
+    with torch.autocast("cpu", dtype=dtype):
+        logits, attention = model(features, labels)
+    assert (logits - exact).abs().max() < TOLERANCE[dtype] * exact.abs().max()
+    assert attention.dtype == torch.float32
+    torch.testing.assert_close(attention.sum(2), torch.ones(B, T))
+    assert (attention - exact_attention).abs().max() < TOLERANCE[dtype] * exact_attention.max()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_decoder_in_float16_throughout(cell):
+    """As apex's O2 runs it: weights and features float16, nothing cast from outside."""
+    model, (features, labels) = decoder(cell), inputs()
+    exact, _ = model(features, labels)
+    half = decoder(cell).half()
+    logits, attention = half(features.half(), labels)
+    assert (logits.dtype, attention.dtype) == (torch.float16, torch.float32)
+    assert (logits.float() - exact).abs().max() < TOLERANCE[torch.float16] * exact.abs().max()
+    loss = sequence_loss(logits, labels, K - 1)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, sequence_loss(exact, labels, K - 1), rtol=1e-3, atol=0)
+
+
+def test_gradients_in_float16_throughout():
+    """With a loss scale they are float32's within float16's own precision."""
+    features, labels = inputs()
+    exact, half = decoder(), decoder().half()
+    sequence_loss(exact(features, labels)[0], labels, K - 1).backward()
+    (sequence_loss(half(features.half(), labels)[0], labels, K - 1) * 2.0**10).backward()
+    for (name, ours), theirs in zip(half.named_parameters(), exact.parameters()):
+        difference = (ours.grad.float() / 2.0**10 - theirs.grad).norm() / theirs.grad.norm()
+        assert difference < 0.03, name
+
+
+def test_large_energies_neither_overflow_nor_lose_the_softmax():
+    """Energies of some hundreds, apart by more than exp of float16 bears (11): one position takes all the weight."""
+    model, (features, labels) = decoder().half(), inputs()
+    with torch.no_grad():
+        model.attention_v.fill_(1.0)  # energies up to 288
+        model.attention_key.weight.mul_(30)
+    logits, attention = model(features.half(), labels)
+    assert torch.isfinite(logits).all()
+    torch.testing.assert_close(attention.sum(2), torch.ones(B, T))
+    assert attention.max() > 0.9
+    assert attention.min() < 2.0**-24  # under float16's smallest number, kept by float32
+
+
+def test_large_logits_have_a_finite_loss():
+    logits = torch.full((1, T, K), -60000.0, dtype=torch.float16)
+    logits[..., 3] = 60000.0
+    labels = torch.full((1, T), 3)
+    assert sequence_loss(logits, labels, K - 1, label_smoothing=0.0) == 0
+    assert torch.isfinite(sequence_loss(logits, labels, K - 1))
+
+
+@pytest.mark.parametrize("decoder_flags", [{}, {"use_attention": False}, {"cell": "gru"}, {"encode_coordinates": True}])
+def test_every_decoder_trains_in_float16_throughout(decoder_flags):
+    config = Config().replace(
+        image_height=48, image_width=96, num_views=2, max_sequence_length=4, final_endpoint="Conv2d_3b_1x1",
+        num_lstm_units=16, **decoder_flags,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AttentionOCR(config.data, config.model, 7)
+    for module in model.modules():  # as apex casts
+        for parameter in module.parameters(recurse=False):
+            if not isinstance(module, torch.nn.BatchNorm2d):
+                parameter.data = parameter.data.half()
+    views, labels = torch.rand(2, 2, 3, 48, 48), torch.randint(0, 7, (2, 4))
+    logits = model(views.half(), labels)["logits"]
+    assert logits.dtype == torch.float16
+    (sequence_loss(logits, labels, 6) * 16).backward()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert all(torch.isfinite(p.grad).all() and p.grad.dtype == p.dtype for p in trained)

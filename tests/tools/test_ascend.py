@@ -1,0 +1,116 @@
+"""The scripts of ModelZoo's contract and the ModelArts entries, on the CPU: final lines, case log, exit status."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import flags
+
+ROOT = Path(__file__).parent.parent.parent
+KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "ActualFPS", "TrainingTime"]
+OURS = ("device", "batch_size")  # what the scripts set themselves
+MODEL = [flag for flag in flags() if flag.split("=")[0].strip("-") not in OURS]
+
+
+def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        list(map(str, command)),
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def script(name: str, output: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    common = ["--device=cpu", f"--python={sys.executable}", f"--output={output}", "--batch_size=4", "--train_steps=3"]
+    command = ["bash", ROOT / "tools" / "ascend" / name, *common, *arguments, "--", *MODEL]
+    return run(*command, **environment)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "mode"),
+    [
+        ("train_full_1p.sh", 1, "acc"),
+        ("train_performance_1p.sh", 1, "perf"),
+        ("train_full_8p.sh", 2, "acc"),
+        ("train_performance_8p.sh", 2, "perf"),
+    ],
+)
+def test_final_lines_and_case_log(tiny_dataset, tmp_path, name, ranks, mode):
+    result = script(name, tmp_path, f"--data_path={tiny_dataset}", "--device_id=5", RANK_SIZE=str(ranks))
+    assert result.returncode == 0, result.stderr
+    case = f"AttentionOCR_for_PyTorch_bs{4 * ranks}_{ranks}p_{mode}"
+    values = dict(line.split(" = ") for line in (tmp_path / "5" / f"{case}.log").read_text().splitlines())
+    accuracy = ["TrainAccuracy"] if mode == "acc" else []
+    assert list(values) == [*KEYS, *accuracy, "ActualLoss", "E2ETrainingTime"]
+    assert values["CaseName"] == case
+    assert (values["RankSize"], values["BatchSize"]) == (str(ranks), str(4 * ranks))
+    assert values["DeviceType"] == platform.machine()
+    assert float(values["TrainingTime"]) == pytest.approx(4000 * ranks / float(values["ActualFPS"]), rel=0.01)
+    lines = result.stdout.splitlines()
+    assert lines[0] == "------------------ Final result ------------------"
+    assert lines[1] == f"Final Performance images/sec : {values['ActualFPS']}"
+    assert lines[-1] == f"E2E Training Duration sec : {values['E2ETrainingTime']}"
+    assert (lines[2].startswith("Final Train Accuracy : ")) == (mode == "acc")
+    log = (tmp_path / "5" / "train_5.log").read_text()
+    assert f"cpu x {ranks}, autocast in bfloat16" in log
+    assert f"global step 3: loss = {values['ActualLoss']}" in log
+
+
+def test_a_training_that_fails_stops_the_script_and_names_the_log(tmp_path):
+    result = script("train_full_1p.sh", tmp_path / "out", f"--data_path={tmp_path}/nothing")
+    assert result.returncode == 2
+    assert f"[Error] training ended with status 2: see {tmp_path}/out/0/train_0.log" in result.stderr
+    assert "Final result" not in result.stdout
+    assert not list((tmp_path / "out" / "0").glob("*_acc.log"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], '[Error] para "data_path" must be config'), (["--datapath=x"], "[Error] unknown argument --datapath=x")],
+)
+def test_wrong_arguments(tmp_path, arguments, message):
+    result = script("train_performance_1p.sh", tmp_path, *arguments)
+    assert result.returncode == 1
+    assert message in result.stderr
+
+
+def test_environment_for_ascend_leaves_what_is_set():
+    command = f"source {ROOT}/tools/ascend/env_npu.sh && echo $TASK_QUEUE_ENABLE $HCCL_CONNECT_TIMEOUT"
+    assert run("bash", "-c", command, TASK_QUEUE_ENABLE="1").stdout == "1 1800\n"
+
+
+@pytest.mark.parametrize("mode", ["acc", "perf"])
+def test_modelarts_on_folders(tiny_dataset, tmp_path, mode):
+    entry = [sys.executable, ROOT / "tools" / f"modelarts_entry_{mode}.py", f"--data_url={tiny_dataset}"]
+    entry += [f"--train_url={tmp_path}/out", *flags(max_number_of_steps=2)]
+    result = run(*entry)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out" / "checkpoint-00000002.pth").exists()
+    assert ("7 of 7 records, 0 skipped" in result.stdout) == (mode == "acc")
+
+
+def test_modelarts_in_obs_copies_back_and_passes_the_status_on(tiny_dataset, tmp_path):
+    """moxing is only on ModelArts; this one copies obs://NAME from and to a folder."""
+    (tmp_path / "moxing").mkdir()
+    (tmp_path / "moxing" / "__init__.py").write_text(
+        "import os, shutil\n"
+        "class file:\n"
+        "    def copy_parallel(source, target):\n"
+        "        place = lambda a: a.replace('obs:/', os.environ['BUCKETS'])\n"
+        "        shutil.copytree(place(source), place(target), dirs_exist_ok=True)\n"
+    )
+    (tmp_path / "bucket").mkdir()
+    (tmp_path / "bucket" / "data").symlink_to(tiny_dataset)
+    environment = {"PYTHONPATH": str(tmp_path), "BUCKETS": str(tmp_path)}
+    entry = [sys.executable, ROOT / "tools" / "modelarts_entry_acc.py", "--data_url=obs://bucket/data"]
+    good = run(*entry, "--train_url=obs://bucket/out", *flags(max_number_of_steps=1), **environment)
+    assert good.returncode == 0, good.stderr
+    assert (tmp_path / "bucket" / "out" / "checkpoint-00000001.pth").exists()
+    bad = run(*entry, "--train_url=obs://bucket/bad", *flags(final_endpoint="Mixed_9z"), **environment)
+    assert bad.returncode == 2
+    assert "training ended with status 2" in bad.stderr
