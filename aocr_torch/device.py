@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import importlib.util
 import os
 import platform
 import random
@@ -37,6 +38,8 @@ def resolve(name: str) -> torch.device:
     if kind == "cpu":
         tune_host_allocator()
         return torch.device("cpu")
+    if index and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise DeviceError(f"--device {name} would put every process on one device: use --device {kind} with torchrun")
     if kind == "npu":
         _import_torch_npu()
     module = getattr(torch, kind)
@@ -60,7 +63,9 @@ def resolve(name: str) -> torch.device:
 
 def _is_available(kind: str) -> bool:
     if kind == "npu" and not hasattr(torch, "npu"):
-        return False
+        if importlib.util.find_spec("torch_npu") is None:
+            return False
+        _import_torch_npu()  # before torch 2.5 it does not come with torch by itself
     return getattr(torch, kind).is_available()
 
 

@@ -29,3 +29,10 @@ def test_random_state_round_trip():
     first = torch.rand(3)
     devices.set_rng_state(state, device)
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize("name", ["cuda:0", "npu:0"])
+def test_an_index_for_several_processes(name, monkeypatch):
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(devices.DeviceError, match=f"use --device {name[:-2]} with torchrun"):
+        devices.resolve(name)
