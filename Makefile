@@ -6,7 +6,7 @@ help:  ## list the targets
 demo:  ## draw synthetic signs, learn to read them, evaluate (minutes on two cores)
 	python train.py --config configs/demo.yaml
 
-test:  ## the whole suite, on the CPU
+test:  ## the tests, on the CPU; `pytest -m slow` adds a simulated NPU and the Ascend scripts
 	pytest
 
 lint:  ## check format and style

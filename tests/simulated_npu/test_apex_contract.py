@@ -20,6 +20,8 @@ def make(out=lambda x: x, device="npu:0"):
 x = torch.randn(3, 4, device="npu:0")
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(simulated_npu, tmp_path_factory):

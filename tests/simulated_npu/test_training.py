@@ -13,6 +13,8 @@ from aocr_torch.training.precision import LossScale
 ROOT = Path(__file__).parent.parent.parent
 WATCH = Path(__file__).with_name("watch.py")
 
+pytestmark = pytest.mark.slow
+
 
 def arguments(**changes) -> list[str]:
     return flags(**{"device": "npu:0", "amp": True, "max_number_of_steps": 4, "log_interval_steps": 2, **changes})

@@ -14,6 +14,8 @@ KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "ActualFPS
 OURS = ("device", "batch_size")  # what the scripts set themselves
 MODEL = [flag for flag in flags() if flag.split("=")[0].strip("-") not in OURS]
 
+pytestmark = pytest.mark.slow
+
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(

@@ -173,6 +173,7 @@ def logged(folder) -> list[dict]:
     return [line for line in lines if "total_loss" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amp", [{"amp": True}, FLOAT16], ids=["bfloat16", "float16"])
 def test_mixed_precision_learns_as_float32_does(tmp_path, amp):
     data = write(tmp_path / "data", train=8, validation=1, test=1)
