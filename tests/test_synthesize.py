@@ -1,7 +1,7 @@
 """tools/synthesize.py as a user runs it."""
 
-import importlib.util
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
