@@ -130,6 +130,7 @@ class Row(NamedTuple):
 
 
 def tower_rows(final_endpoint: str) -> list[Row]:
+    """The lines of the table for the tower up to an endpoint, TensorFlow's names without scope."""
     rows = []
     for endpoint in ENDPOINTS[: ENDPOINTS.index(final_endpoint) + 1]:
         if endpoint.startswith("Conv2d"):
@@ -145,6 +146,7 @@ def tower_rows(final_endpoint: str) -> list[Row]:
 
 
 def decoder_rows(decoder: str) -> list[Row]:
+    """The lines of the table for a decoder: "attention" or "NetSlice"."""
     return [
         Row(f"sequence_logit_fn/SQLR/{theirs}", f"decoder.{ours}", layout)
         for theirs, ours, layout in _DECODERS[decoder]
@@ -155,6 +157,7 @@ WHOLE_TOWER = {row.theirs: row for row in tower_rows(ENDPOINTS[-1])}
 
 
 def tower_shapes(final_endpoint: str) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor of our tower, by state_dict name; nothing is allocated."""
     with torch.device("meta"):
         tower = InceptionTower(final_endpoint, num_views=1, per_view=True)
     return {f"tower.{name}": tuple(value.shape) for name, value in tower.state_dict().items()}
