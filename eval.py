@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
         if flags.num_batches is not None and flags.num_batches < 1:
             raise ConfigError(f"num_batches is {flags.num_batches}: expected at least 1")
         state.update(checkpoint.load(flags.ckpt))
-        return checkpoint.config_of(state).replace(split_name="test", device="auto", skip_bad_records=False)
+        return checkpoint.config_of(state).replace(
+            split_name="test", device="auto", skip_bad_records=False, num_records=None
+        )
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."
     config, flags = parse_arguments(arguments, description=description, extra=Evaluate(), base=checkpoint_config)
@@ -45,6 +47,7 @@ def main(arguments: list[str]) -> int:
     from aocr_torch.training import ranks
     from aocr_torch.training.evaluate import evaluate, open_dataset
     from aocr_torch.training.log import Log, average_age_warning
+    from aocr_torch.training.shortage import explain_shortage
 
     device = devices.resolve(config.run.device)
     with ranks.process_group(device):
@@ -54,7 +57,9 @@ def main(arguments: list[str]) -> int:
         log = Log(flags.eval_log_dir, ranks.is_main(), name="eval")
         step = state.get("step", 0)
         log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}")
-        log.evaluation(step, evaluate(model, dataset, config, device, limit=limit), average_age_warning(model))
+        with explain_shortage(config, device, is_training=False):
+            evaluation = evaluate(model, dataset, config, device, limit=limit)
+        log.evaluation(step, evaluation, average_age_warning(model))
         log.close()
     return 0
 

@@ -49,6 +49,8 @@ class Data:
     """Examples a step on each device."""
     num_workers: int = 2
     """Processes that read and decode; 0 does it in the main process."""
+    num_records: Optional[int] = None
+    """Use only the first so many records of the split; all by default."""
     skip_bad_records: bool = False
     """Count, list and leave out records that cannot be read, instead of stopping at the first."""
     synthesize: Literal["", "demo", "fsns"] = ""
@@ -57,6 +59,7 @@ class Data:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")
         _require(self.num_workers >= 0, f"num_workers is {self.num_workers}: expected 0 or more")
+        _require(self.num_records is None or self.num_records >= 1, f"num_records is {self.num_records}: at least 1")
         _require(self.max_sequence_length >= 1, f"max_sequence_length is {self.max_sequence_length}: at least 1")
         _require(
             self.num_views >= 1 and self.image_width % self.num_views == 0,
@@ -204,6 +207,8 @@ class Run:
     """Evaluate on eval_split when training ends."""
     eval_split: str = "validation"
     """Split of the evaluations during and after training."""
+    stop_at_accuracy: float = 0.0
+    """End training when an evaluation reaches this StrictSequenceAccuracy; status 1 if none does. 0 for never."""
     seed: int = 0
     """Seed of the initial weights, the order of the records and the augmentation."""
 
@@ -212,6 +217,11 @@ class Run:
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
         for name in ("eval_interval_steps", "summary_interval_steps"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more")
+        _require(0 <= self.stop_at_accuracy <= 1, f"stop_at_accuracy is {self.stop_at_accuracy}: expected 0 to 1")
+        _require(
+            not self.stop_at_accuracy or self.eval_interval_steps > 0 or self.eval_after_training,
+            "stop_at_accuracy needs evaluations: give --eval_interval_steps too",
+        )
         _require(0 <= self.seed < 2**63, f"seed is {self.seed}: expected 0 <= seed < 2**63")
         _require(
             not (self.checkpoint and self.checkpoint_inception),
@@ -371,6 +381,7 @@ def parse_arguments(
     *,
     description: str,
     base: Optional[Callable[[Any], Config]] = None,
+    adjust: Optional[Callable[[Config, Any], Config]] = None,
     extra: Any = None,
 ) -> tuple[Config, Any]:
     """Reads a command line: `--config FILE` first, then every other flag over it.
@@ -379,6 +390,7 @@ def parse_arguments(
         arguments: without the program's name. description: first line of --help.
         extra: an instance of a dataclass with the flags that only this program has.
         base: the configuration that flags are set on, made from `extra` with its flags set, e.g. a checkpoint's.
+        adjust: changes what the files say, by `extra`, before the flags are set.
 
     Returns:
         the configuration, and `extra` with its flags set.
@@ -399,6 +411,8 @@ def parse_arguments(
     for name, text in pairs:
         if name == "config":
             config = from_yaml(text, config)
+    if adjust is not None:
+        config = adjust(config, extra)
     return from_dict(values, config, source="command line"), extra
 
 

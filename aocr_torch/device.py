@@ -136,6 +136,12 @@ def has_overflowed() -> bool:
     return bool(torch.npu.utils.get_npu_overflow_flag())
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on the host or on a device."""
+    message = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in message or "can't allocate memory" in message
+
+
 def seed_everything(seed: int) -> None:
     """Seeds Python, NumPy and torch on every device."""
     random.seed(seed)
@@ -156,6 +162,15 @@ def set_rng_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["host"])
     if device.type != "cpu" and "device" in state:
         getattr(torch, device.type).set_rng_state(state["device"], device)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the peak so far: allocated by tensors on a device, resident in this process on the host."""
+    if device.type != "cpu":
+        return getattr(torch, device.type).max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def tune_host_allocator() -> None:

@@ -143,6 +143,7 @@ class FSNSDataset(Dataset):
 
     A sample is {'image': uint8 (H, W, 3), 'label': int64 (T,), 'index': int, 'position': int}. What is wrong with a
     record raises RecordError, or with `skip_bad_records` gives {'skipped': message}, which `collate` counts.
+    `num_records` leaves only the first so many.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class FSNSDataset(Dataset):
         image_width: int = 600,
         max_sequence_length: int = 37,
         skip_bad_records: bool = False,
+        num_records: Optional[int] = None,
     ) -> None:
         self.shards = shards
         self.charset = charset
@@ -161,9 +163,10 @@ class FSNSDataset(Dataset):
         self.image_width = image_width
         self.max_sequence_length = max_sequence_length
         self.skip_bad_records = skip_bad_records
+        self.num_records = len(shards) if num_records is None else min(num_records, len(shards))
 
     def __len__(self) -> int:
-        return len(self.shards)
+        return self.num_records
 
     def __getitem__(self, key: Union[int, tuple[int, int]]) -> dict[str, Any]:
         """The sample of an index, or of a (position, index): see TrainBatchSampler for the position."""

@@ -49,8 +49,9 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
     data = config.data
     if data.dataset_dir is None:
         raise ConfigError(
-            "no data set: give --dataset_dir FOLDER with FSNS shards, or train the built-in demo with "
-            "--config configs/demo.yaml"
+            "no data set: give --dataset_dir FOLDER, or let python train.py --config configs/demo.yaml draw its own\n"
+            "  FSNS (158 GB): research/street/python/fsns_urls.txt of github.com/tensorflow/models lists its files\n"
+            "  pictures of your own: python tools/make_tfrecords.py photos/labels.tsv FOLDER (see docs/tutorial.md)"
         )
     shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
     own = Charset.from_file(find_charset(data.dataset_dir, data.charset_filename))
@@ -68,6 +69,7 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
         image_width=data.image_width,
         max_sequence_length=data.max_sequence_length,
         skip_bad_records=data.skip_bad_records,
+        num_records=data.num_records,
     )
 
 

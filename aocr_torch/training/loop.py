@@ -17,6 +17,7 @@ from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
 from aocr_torch.training.evaluate import evaluate, open_dataset
 from aocr_torch.training.log import Log, Stopwatch, announce, average_age_warning, duration, step_line
+from aocr_torch.training.shortage import explain_shortage
 from aocr_torch.training.state import NonFiniteError, Training
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -52,7 +53,8 @@ def train(config: Config) -> int:
     """Trains as configured.
 
     Returns:
-        the exit status: 0, or 128 + signal where SIGTERM or SIGINT ended it (after saving).
+        the exit status: 0; 128 + signal where SIGTERM or SIGINT ended it (after saving); 1 where stop_at_accuracy was
+        not reached.
     """
     run = config.run
     device = devices.resolve(run.device)
@@ -70,11 +72,16 @@ def train(config: Config) -> int:
         try:
             for message in [*config.lines(), _summary(training, dataset), *messages]:
                 log.line(message)
-            with stop_on_signals() as stop:
+            with stop_on_signals() as stop, explain_shortage(config, device, is_training=True):
                 _run_steps(training, dataset, eval_dataset, checkpoints, log, stop)
+            if stop.signal is not None:
+                return 128 + stop.signal
+            if training.best < run.stop_at_accuracy:
+                log.line(f"stop_at_accuracy {run.stop_at_accuracy} was not reached: the best was {training.best:.6f}")
+                return 1
+            return 0
         finally:
             log.close()
-    return 128 + stop.signal if stop.signal is not None else 0
 
 
 def _synthesize(config: Config) -> None:
@@ -129,8 +136,11 @@ def _run_steps(
     stop: StopRequest,
 ) -> None:
     run = training.config.run
-    if training.step >= run.max_number_of_steps:
-        log.line(f"nothing to train: step {training.step} has reached max_number_of_steps {run.max_number_of_steps}")
+    if _has_finished(training):
+        log.line(
+            f"nothing to train: step {training.step} has reached max_number_of_steps {run.max_number_of_steps}"
+            + (f" or stop_at_accuracy {run.stop_at_accuracy}" if run.stop_at_accuracy else "")
+        )
         if run.eval_after_training and eval_dataset is not None:
             _evaluate(training, eval_dataset, log)
         return
@@ -138,7 +148,7 @@ def _run_steps(
     watch = Stopwatch(training.step)
     records = _Records(dataset, [str(error) for error in dataset.shards.bad])
     saved_step = -1
-    while training.step < run.max_number_of_steps and not _should_stop(training.step, stop):
+    while not _has_finished(training) and not _should_stop(training.step, stop):
         group = watch.wait(lambda: next(batches))
         number = training.step + 1
         records.note(number, group)
@@ -164,12 +174,14 @@ def _run_steps(
                 saved_step = _save(training, checkpoints)
             if is_evaluating and eval_dataset is not None:
                 _evaluate_and_keep_best(training, eval_dataset, checkpoints, log)
-    if ranks.is_set_anywhere(stop.signal is not None):
+    was_stopped = ranks.is_set_anywhere(stop.signal is not None)
+    if was_stopped:
         stop.signal = stop.signal or signal.SIGTERM
         with records.named():
             training.check_finite()
-        if saved_step != training.step:
-            _save(training, checkpoints)
+    if saved_step != training.step:
+        _save(training, checkpoints)
+    if was_stopped:
         log.line(f"stopped by {signal.Signals(stop.signal).name} at step {training.step}; run again to go on")
 
 
@@ -205,6 +217,11 @@ class _Records:
                 self.reported.add(message)
                 log.line(f"skipped record {len(self.reported)}: {message}")
         self.skipped = []
+
+
+def _has_finished(training: Training) -> bool:
+    run = training.config.run
+    return training.step >= run.max_number_of_steps or 0 < run.stop_at_accuracy <= training.best
 
 
 def _is_due(step: int, interval: int) -> bool:

@@ -399,11 +399,14 @@ def test_resume_refuses_what_does_not_fit(tiny_dataset, tmp_path):
 
 
 def test_no_data_set():
-    with pytest.raises(ConfigError, match=r"no data set: give --dataset_dir FOLDER .* configs/demo.yaml"):
+    with pytest.raises(ConfigError, match=r"no data set: give --dataset_dir FOLDER, .* configs/demo.yaml"):
         open_dataset(configure(), "train")
     result = run_program("train.py")
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: no data set")
+    first, fsns, own = result.stderr.splitlines()
+    assert first.startswith("error: no data set")
+    assert "fsns_urls.txt" in fsns
+    assert "tools/make_tfrecords.py" in own
 
 
 def test_eval_without_checkpoint():
