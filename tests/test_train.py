@@ -86,11 +86,11 @@ def test_dry_run_of_signs_that_are_not_drawn_yet(main, tmp_path, capsys):
 
 
 def limit_memory() -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
+    resource.setrlimit(resource.RLIMIT_AS, (5 << 30, 5 << 30))
 
 
 def test_out_of_memory_names_the_next_setting(tmp_path, tiny_dataset):
-    command = flags(dataset_dir=tiny_dataset, train_log_dir=tmp_path, batch_size=8_000, use_augment_input=False)
+    command = flags(dataset_dir=tiny_dataset, train_log_dir=tmp_path, batch_size=4_000, use_augment_input=False)
     result = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *command],
         capture_output=True,
@@ -100,7 +100,7 @@ def test_out_of_memory_names_the_next_setting(tmp_path, tiny_dataset):
     )
     assert result.returncode == 2, result.stderr[-2000:]
     assert result.stderr == (
-        "error: out of memory on cpu with --batch_size 8000: try --batch_size 4000 --accumulate_steps 2 "
+        "error: out of memory on cpu with --batch_size 4000: try --batch_size 2000 --accumulate_steps 2 "
         "(as many examples an update), then --amp; train.py --dry_run estimates what is needed\n"
     )
 

@@ -76,7 +76,7 @@ def train(config: Config) -> int:
                 _run_steps(training, dataset, eval_dataset, checkpoints, log, stop)
             if stop.signal is not None:
                 return 128 + stop.signal
-            if training.best < run.stop_at_accuracy:
+            if run.stop_at_accuracy and training.best < run.stop_at_accuracy:
                 log.line(f"stop_at_accuracy {run.stop_at_accuracy} was not reached: the best was {training.best:.6f}")
                 return 1
             return 0
