@@ -100,7 +100,7 @@ class Training:
             for number, batch in enumerate(batches):
                 is_last = number == len(batches) - 1
                 with nullcontext() if is_last or self.network is self.model else self.network.no_sync():
-                    loss = self.sequence_loss(batch) / len(batches)
+                    loss = self._sequence_loss(batch) / len(batches)
                     self.precision.backward(loss)
                 sequence += loss.detach()
         # Outside the scale and on the master weights: in float16 a gradient this small would be rounded away.
@@ -124,7 +124,7 @@ class Training:
             "regularization_loss": regularization.detach(),
         }
 
-    def sequence_loss(self, batch: dict[str, Any]) -> Tensor:
+    def _sequence_loss(self, batch: dict[str, Any]) -> Tensor:
         optim = self.config.optim
         labels = batch["label"].to(self.device, non_blocking=True)
         views = self.views(batch, is_training=True)

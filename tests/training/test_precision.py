@@ -249,8 +249,8 @@ def test_a_skipped_step_changes_nothing_but_the_scale_and_the_place_in_the_data(
 
 
 def test_a_loss_that_is_never_finite_stops_at_the_floor(tiny_dataset, tmp_path, monkeypatch):
-    original = Training.sequence_loss
-    monkeypatch.setattr(Training, "sequence_loss", lambda self, batch: original(self, batch) * float("nan"))
+    original = Training._sequence_loss
+    monkeypatch.setattr(Training, "_sequence_loss", lambda self, batch: original(self, batch) * float("nan"))
     changes = {"dataset_dir": tiny_dataset, "max_consecutive_skips": 3, "batch_size": 2, **FLOAT16}
     message = r"3 steps in a row after step 0 overflowed at the lowest loss scale 1: .*; records: train-\d+.*, train-"
     with pytest.raises(NonFiniteError, match=message):
@@ -259,8 +259,8 @@ def test_a_loss_that_is_never_finite_stops_at_the_floor(tiny_dataset, tmp_path, 
 
 
 def test_bfloat16_has_no_scale_and_stops_at_once(tiny_dataset, tmp_path, monkeypatch):
-    original = Training.sequence_loss
-    monkeypatch.setattr(Training, "sequence_loss", lambda self, batch: original(self, batch) * float("nan"))
+    original = Training._sequence_loss
+    monkeypatch.setattr(Training, "_sequence_loss", lambda self, batch: original(self, batch) * float("nan"))
     with pytest.raises(NonFiniteError, match="step 1 is not finite"):
         train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, amp=True))
 
