@@ -155,7 +155,8 @@ class Charset:
 
 def _parse_line(number: int, line: str) -> tuple[int, str]:
     identifier, tab, character = line[:-1].partition("\t") if line.endswith("\r") else line.partition("\t")
-    if not tab or not (identifier.isascii() and identifier.isdigit()):
+    is_id = identifier.isascii() and identifier.isdigit()
+    if not is_id or (not tab and identifier != line.rstrip("\r")):
         raise CharsetError(f"line {number} is {line!r}, expected an id, a tab and one character")
     if not character:
         raise CharsetError(

@@ -74,6 +74,7 @@ def test_line_separators_of_unicode_are_characters(tmp_path):
     ("content", "message"),
     [
         ("0\t\n1\t<nul>\n", "line 1 has id 0 and no character: .* an editor stripped the blank"),
+        ("0\n1\t<nul>\n", "line 1 has id 0 and no character: .* an editor stripped the blank"),
         ("0\ta\n2\t<nul>\n", "id 1 has no line, but id 2 has"),
         ("1\ta\n2\t<nul>\n", "id 0 has no line, but id 2 has"),
         ("0\ta\n1\ta\n2\t<nul>\n", r"'a' \(U\+0061 LATIN SMALL LETTER A\) stands twice, as id 0 and as id 1"),

@@ -14,6 +14,7 @@ import torch
 from tiny import CHARSET, flags, spoil, write
 
 from aocr_torch.config import Config, ConfigError, parse_arguments
+from aocr_torch.data.fsns import collate
 from aocr_torch.data.records import RecordError
 from aocr_torch.training import checkpoint
 from aocr_torch.training.evaluate import open_dataset
@@ -117,6 +118,25 @@ def test_resume_in_process_is_bit_exact(tiny_dataset, tmp_path, ema_decay):
     parts = checkpoint.load(tmp_path / "parts")
     assert_same(whole, parts)
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+
+
+def test_two_batches_accumulated_are_one_of_both(tiny_dataset):
+    """With BatchNorm in evaluation mode, as its statistics in training are those of each batch."""
+    config = configure(dataset_dir=tiny_dataset, use_augment_input=False)
+    dataset = open_dataset(config, "train")
+    weights = []
+    for sizes in ([8], [4, 4]):
+        training = Training(config, dataset.charset, torch.device("cpu"), len(dataset))
+        training.model.eval().train = lambda mode=True: None
+        indices = iter(range(8))
+        training.train_step([collate([dataset[next(indices)] for _ in range(size)]) for size in sizes])
+        assert training.position == 8
+        weights.append(dict(training.model.named_parameters()))
+    start = Training(config, dataset.charset, torch.device("cpu"), len(dataset)).model
+    for name, parameter in start.named_parameters():
+        updates = [each[name] - parameter for each in weights]
+        torch.testing.assert_close(*updates, rtol=1e-4, atol=1e-7, msg=lambda text, name=name: f"{name}: {text}")
+        assert not parameter.requires_grad or updates[0].abs().max() > 0, name
 
 
 def train_until(config: Config, step: int) -> int:
