@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-import tyro
 
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import Data, run_main
 from aocr_torch.data.charset import Charset
 from aocr_torch.interop.tf_checkpoint import CheckpointReader, open_checkpoint
@@ -32,7 +32,7 @@ from aocr_torch.training import checkpoint
 class Options:
     """Turns a TensorFlow checkpoint into weights that train.py and eval.py take."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Path
     """V1 file, V2 prefix or its .index, or a training folder with the state file `checkpoint`."""
     final_endpoint: Optional[str] = None
     """Where the tower ends, Conv2d_1a_3x3 .. Mixed_7c; default: Mixed_5d, or where a whole model's ends."""
@@ -121,7 +121,7 @@ def architecture(report: Report, state: dict[str, torch.Tensor]) -> dict[str, An
 
 def main(arguments: list[str]) -> int:
     """Converts what the arguments name; the exit status is 0, or 1 if --list found that it cannot be converted."""
-    options = tyro.cli(Options, args=arguments, use_underscores=True)
+    options = parse_options(arguments, Options)
     with open_checkpoint(options.checkpoint) as reader:
         report = plan_conversion(reader.variables, options.final_endpoint, use_moving_average=options.ema)
         print(

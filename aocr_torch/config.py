@@ -6,19 +6,24 @@ Every field is a flag and a YAML key of the same name; where the TensorFlow refe
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable, Literal, Optional, get_args, get_origin, get_type_hints
+from typing import Any, Callable, Literal, Optional, get_type_hints
 
 import yaml
 
-
-class ConfigError(ValueError):
-    """A flag, YAML key or combination that cannot be; the message is one line for the user."""
+from aocr_torch.command_line import (
+    ConfigError,
+    check_type,
+    flags_of,
+    kinds_of,
+    nearest,
+    print_help,
+    split_arguments,
+    values_of,
+)
 
 
 @dataclass(frozen=True)
@@ -262,7 +267,7 @@ class Config:
 
 
 SECTIONS = {section.name: get_type_hints(Config)[section.name] for section in fields(Config)}
-FLAGS = {name: hint for section in SECTIONS.values() for name, hint in get_type_hints(section).items()}
+FLAGS = flags_of(Config)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -279,8 +284,8 @@ def from_dict(values: dict[str, Any], base: Optional[Config] = None, source: str
     base = base or Config()
     for name, value in values.items():
         if name not in FLAGS:
-            raise ConfigError(f"{source}: unknown key {name!r}{_nearest(name, FLAGS)}")
-        _check_type(name, value, source)
+            raise ConfigError(f"{source}: unknown key {name!r}{nearest(name, FLAGS)}")
+        check_type(name, value, FLAGS[name], source)
     sections = {}
     for section, kind in SECTIONS.items():
         # A float field takes YAML's 1, and 4e-5, which YAML 1.1 reads as a string.
@@ -303,77 +308,8 @@ def from_yaml(path: str | Path, base: Optional[Config] = None) -> Config:
     return from_dict(values, base, source=str(path))
 
 
-def _kinds(hint: Any) -> tuple[type, ...]:
-    if get_origin(hint) is Literal:
-        return (str,)
-    return get_args(hint) or (hint,)  # Optional[int] -> (int, NoneType)
-
-
 def _as_declared(name: str, value: Any) -> Any:
-    return float(value) if float in _kinds(FLAGS[name]) and value is not None else value
-
-
-def _check_type(name: str, value: Any, source: str) -> None:
-    kinds = _kinds(FLAGS[name])
-    fits = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
-    if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):
-        fits = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", str(value)) is not None
-    hint = FLAGS[name]
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        raise ConfigError(f"{source}: {name} is {value!r}: expected one of {', '.join(map(repr, get_args(hint)))}")
-    if not fits:
-        expected = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
-        raise ConfigError(f"{source}: {name} is {value!r}: expected {expected}")
-
-
-def _nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; `python train.py --help` lists all"
-
-
-def normalise_arguments(arguments: Sequence[str], flags: dict[str, Any]) -> list[str]:
-    """Brings the reference's spellings of flags to one form: `--name value`.
-
-    Hyphens become underscores, `--name=value` is split, booleans may be bare (`--amp`), negated (`--noamp`,
-    `--no-amp`) or spelled (`--amp=False`, `--amp true`).
-
-    Args:
-        arguments: as typed. flags: {name: type} of the flags that exist.
-
-    Raises:
-        ConfigError: unknown flag (names the nearest), stray argument, or a boolean that is none.
-    """
-    out: list[str] = []
-    queue = list(arguments)
-    while queue:
-        argument = queue.pop(0)
-        if argument in ("-h", "--help"):
-            out.append("--help")
-            continue
-        if not argument.startswith("-") or argument == "-":
-            raise ConfigError(f"found the stray argument {argument!r}: expected --flag value")
-        name, has_value, value = argument.lstrip("-").partition("=")
-        name = name.replace("-", "_")
-        negated = name not in flags and name.startswith("no") and flags.get(name[2:].lstrip("_")) is bool
-        if negated:
-            name = name[2:].lstrip("_")
-        if name not in flags:
-            raise ConfigError(f"unknown flag --{name}{_nearest(name, flags)}")
-        if flags[name] is bool:
-            if not has_value:
-                value = queue.pop(0) if queue and queue[0].lower() in _TRUTH else "True"
-            if value.lower() not in _TRUTH:
-                raise ConfigError(f"--{name} is {value!r}: expected True or False")
-            value = str(_TRUTH[value.lower()] != negated)
-        elif not has_value:
-            if not queue or queue[0].startswith("--"):
-                raise ConfigError(f"--{name} has no value: expected --{name} VALUE")
-            value = queue.pop(0)
-        out += [f"--{name}", value]
-    return out
-
-
-_TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+    return float(value) if float in kinds_of(FLAGS[name]) and value is not None else value
 
 
 def parse_arguments(
@@ -398,13 +334,13 @@ def parse_arguments(
     Raises:
         ConfigError: one line for the user. `--help` prints and exits.
     """
-    extra_flags = get_type_hints(type(extra)) if extra is not None else {}
-    hints = {**FLAGS, **extra_flags}
-    normalised = normalise_arguments(arguments, {**hints, "config": str})
-    if "--help" in normalised:
+    extra_flags = flags_of(type(extra)) if extra is not None else {}
+    flags = {**FLAGS, **extra_flags, "config": str}
+    pairs = split_arguments(arguments, flags)
+    if ("help", "") in pairs:
         _print_help(description, extra)
-    pairs = [(flag[2:], text) for flag, text in zip(normalised[::2], normalised[1::2])]
-    values = {name: _value(name, text, hints[name]) for name, text in pairs if name != "config"}
+    values = values_of(pairs, flags)
+    values.pop("config", None)
     extra_values = {name: values.pop(name) for name in extra_flags if name in values}
     extra = dataclasses.replace(extra, **extra_values) if extra is not None else None
     config = base(extra) if base is not None else Config()
@@ -416,36 +352,14 @@ def parse_arguments(
     return from_dict(values, config, source="command line"), extra
 
 
-def _value(name: str, text: str, hint: Any) -> Any:
-    kinds = _kinds(hint)
-    if type(None) in kinds and text in ("None", ""):
-        return None
-    if bool in kinds:
-        return text == "True"
-    for kind in (int, float):
-        if kind in kinds:
-            try:
-                return kind(text)
-            except ValueError:
-                raise ConfigError(f"command line: --{name} is {text!r}: expected {kind.__name__}") from None
-    return text
-
-
 def _print_help(description: str, extra: Any) -> None:
     import tyro
 
     parts = [] if extra is None else [("program", type(extra), field(default=extra))]
     parts += [(name, kind, field(default=kind())) for name, kind in SECTIONS.items()]
-    kind = dataclasses.make_dataclass("Flags", [("config", Optional[str], None), *parts])
+    kind = dataclasses.make_dataclass("Flags", [("config", Optional[str], None), *parts], frozen=True)
     kind.__doc__ = "Flags."
-    tyro.cli(
-        kind,
-        args=["--help"],
-        prog=Path(sys.argv[0]).name,
-        description=description,
-        use_underscores=True,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
+    print_help(kind, description, tyro.conf.OmitArgPrefixes)
 
 
 def run_main(main: Callable[[list[str]], int]) -> None:

@@ -31,7 +31,7 @@ The flags of the first four tables configure a training. Each can stand
 - in Python: `Config().replace(batch_size=16)` (`aocr_torch.config`).
 
 The configuration travels inside every checkpoint; `eval.py` starts from it. The remaining tables are the flags that
-single programs have. In `convert_inception.py` and `tools/` booleans are `--force` or `--no-force`.
+single programs have.
 """
 
 
@@ -96,9 +96,9 @@ def _class(name: str, file: str = "") -> ast.ClassDef:
 
 
 def _options_class(program: str) -> Optional[str]:
-    """The dataclass of a program's flags: what it gives to tyro, or to parse_arguments as its extra ones."""
+    """The dataclass of a program's flags: what it gives to parse_options, or to parse_arguments as its extra ones."""
     source = (ROOT / program).read_text(encoding="utf-8")
-    found = re.search(r"tyro\.cli\(\s*(\w+)|\bextra=(\w+)\(", source)
+    found = re.search(r"parse_options\(arguments, (\w+)|\bextra=(\w+)\(", source)
     return found and (found[1] or found[2])
 
 
@@ -114,9 +114,8 @@ def _flags(name: str, file: str = "", prefix: str = "") -> Iterator[Flag]:
             yield from _flags(nested, prefix=prefix if "name=''" in kind else f"{prefix}{field_name}.")
             continue
         default = None if node.value is None else ast.unparse(node.value)
-        is_positional = "Positional" in kind
         text = " ".join(after.value.value.split()) if _is_text(after) else ""
-        yield Flag(prefix + field_name, _readable(kind), default, text, is_positional)
+        yield Flag(prefix + field_name, _readable(kind), default, text, is_positional=default is None)
 
 
 def _is_text(node: Optional[ast.stmt]) -> bool:
@@ -124,9 +123,6 @@ def _is_text(node: Optional[ast.stmt]) -> bool:
 
 
 def _readable(kind: str) -> str:
-    kind = re.sub(r"tyro\.conf\.\w+\((?:[^()]|\([^()]*\))*\)", "", kind)
-    kind = re.sub(r"tyro\.conf\.Positional\[(.*)\]$", r"\1", kind)
-    kind = re.sub(r"Annotated\[(.*), \]$", r"\1", kind)
     kind = re.sub(r"Optional\[(.*)\]$", r"\1 or None", kind)
     kind = re.sub(r"Literal\[(.*)\]$", lambda match: match[1].replace(", ", " or "), kind)
     return kind.replace("tuple[str, ...]", "strings").replace("Path", "path")

@@ -83,7 +83,7 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
     ("arguments", "message"),
     [
         (["--bach_size", "3"], "unknown flag --bach_size; did you mean 'batch_size'?"),
-        (["--zzz", "3"], "unknown flag --zzz; `python train.py --help` lists all"),
+        (["--zzz", "3"], "unknown flag --zzz; --help lists all"),
         (["--batch_size", "x"], "--batch_size is 'x': expected int"),
         (["--batch_size"], "--batch_size has no value"),
         (["--batch_size", "0"], "batch_size is 0: expected at least 1"),

@@ -225,7 +225,7 @@ def test_tool_refuses_rubbish_on_standard_input(tool, tiny_checkpoint, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no pictures"),
+        ([], "no images: expected IMAGES"),
         (["x.png", "--views", "3"], "--views is 3: expected 1 to 2"),
         (["x.png", "--ckpt", "absent.pth"], "absent.pth: no such file"),
         (["x.png", "--device", "gpu"], "found device 'gpu'"),

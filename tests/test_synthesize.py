@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from aocr_torch.command_line import ConfigError
 
 TOOL = Path(__file__).parent.parent / "tools" / "synthesize.py"
 SMALL = ["--preset", "demo", "--num_train", "4", "--num_validation", "2", "--num-test", "2", "--processes", "1"]
@@ -19,7 +22,7 @@ SMALL = ["--preset", "demo", "--num_train", "4", "--num_validation", "2", "--num
 def tool():
     spec = importlib.util.spec_from_file_location("synthesize_tool", TOOL)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # tyro looks the annotations up there
+    sys.modules[spec.name] = module  # where annotations are looked up
     spec.loader.exec_module(module)
     return module
 
@@ -59,12 +62,18 @@ def test_an_error_is_one_line_and_a_status(tmp_path):
     assert result.stderr == "error: height is 3: expected at least 16\n"
 
 
-@pytest.mark.parametrize("arguments", [["--preset", "nice"], ["--hight", "20"], []])
-def test_unknown_arguments_end_with_a_message(tool, arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        tool.parse((["signs"] if arguments else []) + arguments)
-    assert stop.value.code
-    assert capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["signs", "--preset", "nice"], "preset is 'nice': expected one of 'fsns', 'demo'"),
+        (["signs", "--hight", "20"], "unknown flag --hight; did you mean 'height'?"),
+        (["signs", "--effects.yow", "20"], "unknown flag --effects.yow; did you mean 'effects.yaw'?"),
+        ([], "no out: expected OUT"),
+    ],
+)
+def test_unknown_arguments_are_named(tool, arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        tool.parse(arguments)
 
 
 def test_sigterm_leaves_nothing(tmp_path):

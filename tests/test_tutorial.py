@@ -26,7 +26,7 @@ def load(program: str):
     """A script as a module."""
     spec = importlib.util.spec_from_file_location(f"tutorial_{Path(program).stem}", ROOT / program)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # tyro looks the annotations up there
+    sys.modules[spec.name] = module  # where annotations are looked up
     spec.loader.exec_module(module)
     return module
 

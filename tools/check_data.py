@@ -14,11 +14,11 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Optional
 
-import tyro
 from tqdm import tqdm
 
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.build import SPLITS
 from aocr_torch.data.charset import Charset
@@ -30,7 +30,7 @@ from aocr_torch.data.fsns import find_charset, find_shards
 class Options:
     """Reads every record of a data set and says what a training would stumble over."""
 
-    dataset_dir: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DATASET_DIR")]]
+    dataset_dir: Path
     """Folder with train/, validation/, test/ shards and the charset file."""
     splits: tuple[str, ...] = ()
     """Splits to read: names, files or patterns; by default train, validation and test as far as they are there."""
@@ -56,7 +56,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Checks what the arguments name; the exit status tells whether all is good."""
-    options = tyro.cli(Options, args=arguments, use_underscores=True)
+    options = parse_options(arguments, Options)
     if min(options.processes, options.contact_sheet_records, options.max_lines) < 1:
         raise ValueError("processes, contact_sheet_records and max_lines must be at least 1")
     if options.to_images is not None:

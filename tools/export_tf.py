@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-import tyro
 from torch import Tensor
 
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.interop.tf_checkpoint import write_checkpoint
 from aocr_torch.interop.tf_names import tf_variables_from_state
@@ -24,7 +24,7 @@ from aocr_torch.training import checkpoint
 class Options:
     """Writes a checkpoint of ours as a TensorFlow V2 bundle with the reference's names."""
 
-    checkpoint: tyro.conf.Positional[Path]
+    checkpoint: Path
     """Checkpoint of train.py or convert_inception.py, or a train_log_dir (its newest checkpoint)."""
     output: Optional[Path] = None
     """Prefix of the bundle; default: model.ckpt-STEP beside the checkpoint."""
@@ -60,7 +60,7 @@ def weights(state: Mapping[str, Any], use_average: bool, source: Path) -> dict[s
 
 def main(arguments: list[str]) -> int:
     """Exports what the arguments name; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, use_underscores=True)
+    options = parse_options(arguments, Options)
     source = options.checkpoint
     state = checkpoint.load(source)
     if not isinstance(state.get("model"), dict):

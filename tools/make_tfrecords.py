@@ -22,6 +22,7 @@ from typing import Annotated, Optional
 import tyro
 from tqdm import tqdm
 
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.build import BuildParameters, build
 from aocr_torch.data.charset import Charset
@@ -32,9 +33,9 @@ from aocr_torch.data.listing import read_listing
 class Options:
     """Makes a data set in FSNS format from pictures and their labels."""
 
-    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+    source: Path
     """A list of path and text (.tsv, .csv, .jsonl), or a folder of pictures with a .txt beside each."""
-    out: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="OUT")]]
+    out: Path
     """Folder to make."""
     parameters: Annotated[BuildParameters, tyro.conf.arg(name="")] = field(default_factory=BuildParameters)
     """How it is made."""
@@ -48,7 +49,7 @@ class Options:
 
 def main(arguments: list[str]) -> int:
     """Makes what the arguments ask for; the exit status tells whether something was left out."""
-    options = tyro.cli(Options, args=arguments, use_underscores=True)
+    options = parse_options(arguments, Options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     charset = None if options.charset is None else Charset.from_file(options.charset)
     try:

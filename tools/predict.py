@@ -20,10 +20,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Literal, Optional
 
-import tyro
-
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
 
@@ -32,9 +31,9 @@ from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
 class Options:
     """Reads pictures with a trained model: one line each with the confidence, the text and the file."""
 
-    images: tyro.conf.Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="IMAGE ...")]]
+    images: tuple[str, ...]
     """Files, folders, patterns in quotes, or - for a picture on standard input."""
-    ckpt: Path
+    ckpt: Optional[Path] = None
     """Checkpoint of train.py, its folder, or a converted whole model."""
     device: str = "auto"
     """cpu, cuda:0, npu:0, ... or auto."""
@@ -79,9 +78,9 @@ def attention_file(folder: Path, name: str, suffix: str, taken: set[Path]) -> Pa
 
 def main(arguments: list[str]) -> int:
     """Reads the pictures that the arguments name; the exit status tells whether all could be read."""
-    options = tyro.cli(Options, args=arguments, use_underscores=True)
-    if not options.images:
-        raise ValueError("no pictures: name files, folders, patterns in quotes, or - for standard input")
+    options = parse_options(arguments, Options)
+    if options.ckpt is None:
+        raise ValueError("no checkpoint: give --ckpt FILE, as train.py writes it into train_log_dir")
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its escape, not an error
         sys.stdout.reconfigure(errors="backslashreplace")
     from aocr_torch.predict import Predictor

@@ -7,17 +7,17 @@ python tools/synthesize.py OUT --num_train 20000 --effects.yaw 30 --processes 2
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
+from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
 
@@ -26,9 +26,9 @@ from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
 class Options:
     """Draws a data set of synthetic street signs in FSNS format."""
 
-    out: tyro.conf.Positional[Path]
+    out: Path
     """Folder to make."""
-    parameters: Annotated[SyntheticParameters, tyro.conf.arg(name="")]
+    parameters: Annotated[SyntheticParameters, tyro.conf.arg(name="")] = field(default_factory=SyntheticParameters)
     """All that the data depends on."""
     preset: Literal["fsns", "demo"] = "fsns"
     """Where the defaults of the other options come from."""
@@ -39,12 +39,9 @@ class Options:
 
 
 def parse(arguments: list[str]) -> Options:
-    """The command line; --preset is looked for first because it gives the defaults of the other options."""
-    first_look = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first_look.add_argument("--preset", default="fsns")
-    preset = first_look.parse_known_args(arguments)[0].preset
-    defaults = Options(tyro.MISSING, PRESETS.get(preset, PRESETS["fsns"]))  # tyro reports a preset that is unknown
-    return tyro.cli(Options, args=arguments, default=defaults, use_underscores=True)
+    """The command line, read twice: --preset gives the defaults of the other options."""
+    options = parse_options(arguments, Options)
+    return parse_options(arguments, replace(options, parameters=PRESETS[options.preset]))
 
 
 def main(arguments: list[str]) -> int:

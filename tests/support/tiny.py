@@ -94,7 +94,7 @@ def load_tool(name: str):
     path = Path(__file__).parent.parent.parent / "tools" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # tyro looks the annotations up there
+    sys.modules[spec.name] = module  # where annotations are looked up
     spec.loader.exec_module(module)
     return module
 

@@ -1,0 +1,186 @@
+"""The command line: flags from dataclasses, in every spelling that the reference takes, and errors of one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+
+class ConfigError(ValueError):
+    """A flag, YAML key or combination that cannot be; the message is one line for the user."""
+
+
+def parse_options(arguments: Sequence[str], options: Any) -> Any:
+    """Reads the command line of a program whose options are one dataclass; its docstring heads --help.
+
+    Fields without a default are positional arguments, the last of them may be a tuple. All others are flags, and so are
+    those of the dataclasses inside it (see `flags_of`).
+
+    Args:
+        arguments: without the program's name. options: the dataclass, or an instance with other defaults.
+
+    Raises:
+        ConfigError: one line for the user. `--help` prints and exits.
+    """
+    kind = options if isinstance(options, type) else type(options)
+    positional = _positional(kind)
+    flags = flags_of(kind)
+    pairs = split_arguments(arguments, flags, positional)
+    if ("help", "") in pairs:
+        print_help(kind, kind.__doc__)
+    values = values_of(pairs, flags)
+    for name, value in values.items():
+        check_type(name, value, flags[name], "command line")
+    absent = [name for name in positional if name not in values]
+    if absent:
+        raise ConfigError(f"no {absent[0]}: expected {' '.join(positional).upper()}; --help explains")
+    defaults = options(**dict.fromkeys(positional)) if options is kind else options
+    return _replaced(defaults, values)
+
+
+def _positional(kind: type) -> list[str]:
+    return [f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _replaced(options: Any, values: dict[str, Any], parents: tuple[str, ...] = ()) -> Any:
+    """A copy of a dataclass, and of those inside it, with these flags set."""
+    changes = {}
+    for field in fields(options):
+        value, path = getattr(options, field.name), (*parents, field.name)
+        is_group = dataclasses.is_dataclass(value)
+        changes[field.name] = _replaced(value, values, path) if is_group else values.get(_flag(path), value)
+    return dataclasses.replace(options, **changes)
+
+
+def flags_of(options: type, parents: tuple[str, ...] = ()) -> dict[str, Any]:
+    """{flag: type} of a dataclass and those inside it; `parameters.effects.yaw` is --effects.yaw, without the first."""
+    flags: dict[str, Any] = {}
+    for name, hint in get_type_hints(options).items():
+        path = (*parents, name)
+        flags.update(flags_of(hint, path) if dataclasses.is_dataclass(hint) else {_flag(path): hint})
+    return flags
+
+
+def _flag(path: tuple[str, ...]) -> str:
+    return ".".join(path[1:] or path)
+
+
+def split_arguments(
+    arguments: Sequence[str], flags: dict[str, Any], positional: Sequence[str] = ()
+) -> list[tuple[str, str]]:
+    """Brings the reference's spellings of flags to one form: (name, value).
+
+    Hyphens become underscores, `--name=value` is split, booleans may be bare (`--amp`), negated (`--noamp`,
+    `--no-amp`) or spelled (`--amp=False`, `--amp true`). A tuple's name comes once for each of its values.
+
+    Args:
+        arguments: as typed. flags: {name: type} of the flags that exist, `positional` included.
+        positional: the names that arguments without a flag get, one after the other; a tuple takes all that come.
+
+    Raises:
+        ConfigError: unknown flag (names the nearest), stray argument, or a boolean that is none.
+    """
+    pairs: list[tuple[str, str]] = []
+    queue, places = list(arguments), list(positional)
+    while queue:
+        argument = queue.pop(0)
+        if argument in ("-h", "--help"):
+            pairs.append(("help", ""))
+            continue
+        if not argument.startswith("-") or argument == "-":
+            if not places:
+                raise ConfigError(f"found the stray argument {argument!r}: expected --flag value")
+            pairs.append((places[0] if get_origin(flags[places[0]]) is tuple else places.pop(0), argument))
+            continue
+        name, has_value, value = argument.lstrip("-").partition("=")
+        name = name.replace("-", "_")
+        negated = name not in flags and name.startswith("no") and flags.get(name[2:].lstrip("_")) is bool
+        if negated:
+            name = name[2:].lstrip("_")
+        if name not in flags:
+            raise ConfigError(f"unknown flag --{name}{nearest(name, flags)}")
+        if flags[name] is bool:
+            if not has_value:
+                value = queue.pop(0) if queue and queue[0].lower() in _TRUTH else "True"
+            if value.lower() not in _TRUTH:
+                raise ConfigError(f"--{name} is {value!r}: expected True or False")
+            value = str(_TRUTH[value.lower()] != negated)
+        elif not has_value:
+            if not queue or queue[0].startswith("--"):
+                raise ConfigError(f"--{name} has no value: expected --{name} VALUE")
+            value = queue.pop(0)
+        pairs.append((name, value))
+        while get_origin(flags[name]) is tuple and queue and not queue[0].startswith("-"):
+            pairs.append((name, queue.pop(0)))
+    return pairs
+
+
+_TRUTH = {"true": True, "t": True, "1": True, "yes": True, "false": False, "f": False, "0": False, "no": False}
+
+
+def values_of(pairs: list[tuple[str, str]], flags: dict[str, Any]) -> dict[str, Any]:
+    """{name: value} of the command line; of a flag that comes twice the last one counts, a tuple has them all."""
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        value = _value(name, text, flags[name])
+        values[name] = (*values.get(name, ()), value) if get_origin(flags[name]) is tuple else value
+    return values
+
+
+def _value(name: str, text: str, hint: Any) -> Any:
+    kinds = kinds_of(hint)
+    if type(None) in kinds and text in ("None", ""):
+        return None
+    if bool in kinds:
+        return text == "True"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                raise ConfigError(f"command line: --{name} is {text!r}: expected {kind.__name__}") from None
+    return Path(text) if Path in kinds else text
+
+
+def kinds_of(hint: Any) -> tuple[type, ...]:
+    """The types that a field's value may have."""
+    if get_origin(hint) in (Literal, tuple):
+        return (str,) if get_origin(hint) is Literal else (tuple,)
+    return get_args(hint) or (hint,)  # Optional[int] -> (int, NoneType)
+
+
+def check_type(name: str, value: Any, hint: Any, source: str) -> None:
+    """Raises ConfigError, beginning with `source`, where a field of this type cannot have the value."""
+    kinds = kinds_of(hint)
+    fits = isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+    if float in kinds and isinstance(value, (int, str)) and not isinstance(value, bool):
+        fits = re.fullmatch(r"[-+]?\d+(\.\d*)?([eE][-+]?\d+)?", str(value)) is not None
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        raise ConfigError(f"{source}: {name} is {value!r}: expected one of {', '.join(map(repr, get_args(hint)))}")
+    if not fits:
+        expected = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise ConfigError(f"{source}: {name} is {value!r}: expected {expected}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error on an unknown name."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; --help lists all"
+
+
+def print_help(kind: type, description: str, *style: Any) -> None:
+    """Prints --help of a dataclass, with the docstrings of its fields, and exits. style: more of tyro's markers."""
+    import tyro
+
+    hints = get_type_hints(kind)
+    names = [(name, Annotated[hints[name], tyro.conf.arg(metavar=name.upper())]) for name in _positional(kind)]
+    shown = dataclasses.make_dataclass(kind.__name__, names, bases=(kind,), frozen=True)
+    style = (*style, tyro.conf.FlagConversionOff, tyro.conf.PositionalRequiredArgs)
+    program = Path(sys.argv[0]).name
+    tyro.cli(shown, args=["--help"], prog=program, description=description, use_underscores=True, config=style)
