@@ -15,17 +15,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Optional
 
-import torch
-
 from aocr_torch.command_line import parse_options
 from aocr_torch.config import Data, run_main
 from aocr_torch.data.charset import Charset
+from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError
+from aocr_torch.interop import pth_file
 from aocr_torch.interop.tf_checkpoint import CheckpointReader, open_checkpoint
 from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.interop.tf_plan import Report, plan_conversion
-from aocr_torch.interop.tf_table import CheckpointError
-from aocr_torch.model.inception import InceptionTower
-from aocr_torch.training import checkpoint
+from aocr_torch.model.endpoints import map_shape
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def architecture(report: Report, state: dict[str, torch.Tensor]) -> dict[str, Any]:
+def architecture(report: Report) -> dict[str, Any]:
     """Configuration of a whole model as far as its shapes tell it, for images of the default size.
 
     Whether an attention decoder is told the previous character leaves no trace in the shapes; the default stays.
@@ -103,18 +101,15 @@ def architecture(report: Report, state: dict[str, torch.Tensor]) -> dict[str, An
         "use_attention": report.decoder == "attention",
         "num_lstm_units": report.num_lstm_units,
     }
-    with torch.device("meta"):
-        tower = InceptionTower(report.final_endpoint, Data.num_views, per_view=True)
-    channels, height, width = tower.to_empty(device="cpu").output_shape(*Data().view_size)
+    channels, height, width = map_shape(report.final_endpoint, *Data().view_size)
     positions_a_step = Data.num_views * height * width // Data.max_sequence_length
     for has_coordinates, is_autoregressive in product((False, True), (True, False)):
         features = channels + has_coordinates * (height + width)
         if report.decoder == "attention":
-            fits = len(state["decoder.attention_v"]) == features
+            inputs = features
         else:
-            inputs = state["decoder.cell.linear.weight"].shape[1] - report.num_lstm_units
-            fits = inputs == positions_a_step * features + is_autoregressive * report.num_classes
-        if fits:
+            inputs = positions_a_step * features + is_autoregressive * report.num_classes
+        if inputs == report.decoder_inputs:
             return {**known, "encode_coordinates": has_coordinates, "use_autoregression": is_autoregressive}
     return known
 
@@ -137,7 +132,7 @@ def main(arguments: list[str]) -> int:
         if output.exists() and not options.force:
             raise CheckpointError(f"{output}: exists already; name another --output or replace it with --force")
         converted = convert(reader, options)
-    checkpoint.save(output, converted)
+    pth_file.save(output, converted)
     print(
         f"wrote {output}: {len(converted['model'])} tensors"
         + (f", step {converted['step']}" if report.step_name else "")
@@ -149,9 +144,9 @@ def convert(reader: CheckpointReader, options: Options) -> dict[str, Any]:
     """What is written: see aocr_torch/training/checkpoint.py."""
     state, report = model_state_from_tf(reader, options.final_endpoint, use_moving_average=options.ema)
     source = {"file": reader.path.name, "format": reader.format, "sha256": {p.name: sha256(p) for p in reader.files}}
-    converted = {"format": checkpoint.FORMAT, "model": state, "source": source}
+    converted = {"format": CHECKPOINT_FORMAT, "model": state, "source": source}
     if report.decoder is not None:
-        converted["config"] = architecture(report, state)
+        converted["config"] = architecture(report)
         converted["momentum"] = report.momentum
         if report.step is not None:
             converted["step"] = report.step

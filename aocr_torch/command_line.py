@@ -17,13 +17,13 @@ class ConfigError(ValueError):
 
 
 def parse_options(arguments: Sequence[str], options: Any) -> Any:
-    """Reads the command line of a program whose options are one dataclass; its docstring heads --help.
+    """Reads the command line of a program whose options are one dataclass, whose docstring heads --help.
 
     Fields without a default are positional arguments, the last of them may be a tuple. All others are flags, and so are
     those of the dataclasses inside it (see `flags_of`).
 
     Args:
-        arguments: without the program's name. options: the dataclass, or an instance with other defaults.
+        arguments: without the program's name. options: the frozen dataclass, or an instance with other defaults.
 
     Raises:
         ConfigError: one line for the user. `--help` prints and exits.

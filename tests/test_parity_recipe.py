@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tensors import tensors
 
 from aocr_torch.config import Data, Model
 from aocr_torch.interop.tf_names import model_state_from_tf, tf_variables_from_state
@@ -59,7 +60,7 @@ def build(configuration: str) -> tuple[AttentionOCR, dict[str, np.ndarray]]:
     model = AttentionOCR(Data(), CONFIGURATIONS[configuration], 134)
     shapes = {name: value.shape for name, value in tf_variables_from_state(model.state_dict()).items()}
     values = {name: draw(number, name, shapes[name]) for number, name in enumerate(sorted(shapes))}
-    model.load_state_dict(model_state_from_tf(values)[0])
+    model.load_state_dict(tensors(model_state_from_tf(values)[0]))
     return model, values
 
 

@@ -16,16 +16,16 @@ import hashlib
 import os
 import re
 import struct
-import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, Optional, Union
 
-import crc32c
 import numpy as np
+
+from aocr_torch.files import masked_crc, replacing
 
 INDEX_SUFFIX = ".index"
 HEADER_BYTES = 12  # length and its CRC
@@ -68,10 +68,10 @@ class RecordError(ValueError):
 def write_shard(path: Union[str, Path], payloads: Iterable[bytes]) -> int:
     """Writes a TFRecord file, beside its place first and then renamed into it, and returns the number of records."""
     count = 0
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         for payload in payloads:
             length = struct.pack("<Q", len(payload))
-            file.write(length + _masked_crc(length) + payload + _masked_crc(payload))
+            file.write(length + _crc_bytes(length) + payload + _crc_bytes(payload))
             count += 1
     return count
 
@@ -155,8 +155,8 @@ class Shards:
             expected = f"expected {length + FRAMING_BYTES} as the record says: delete the {INDEX_SUFFIX} file"
             raise self.error(index, f"its index is wrong, it gives the record {size} bytes, {expected}")
         payload, found = frame[HEADER_BYTES:-4], frame[-4:]
-        if _masked_crc(payload) != found:
-            raise self.error(index, _crc_reason("data", found, _masked_crc(payload)))
+        if _crc_bytes(payload) != found:
+            raise self.error(index, _crc_reason("data", found, _crc_bytes(payload)))
         return payload
 
     def _open(self, path: Path) -> FileIO:
@@ -187,7 +187,7 @@ def _save_index(places: list[Path], spans: np.ndarray, mtime_ns: int) -> None:
     for place in places:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(place, mtime_ns) as file:
+            with replacing(place, mtime_ns) as file:
                 file.write("".join(f"{offset} {size}\n" for offset, size in spans.tolist()).encode())
             return
 
@@ -245,7 +245,7 @@ def _check_header(header: bytes) -> tuple[int, str]:
     """The length of the record's data, and what is wrong with the header ("" if nothing is)."""
     if len(header) < HEADER_BYTES:
         return 0, f"the file ends after {len(header)} bytes of a record's header: fetch or write it again"
-    expected = _masked_crc(header[:8])
+    expected = _crc_bytes(header[:8])
     return struct.unpack("<Q", header[:8])[0], (
         "" if header[8:] == expected else _crc_reason("length", header[8:], expected)
     )
@@ -258,25 +258,5 @@ def _crc_reason(part: str, found: bytes, expected: bytes) -> str:
     return f"crc of the {part} is wrong: {', '.join(numbers)}; the file is damaged, fetch or write it again"
 
 
-def _masked_crc(data: bytes) -> bytes:
-    crc = crc32c.crc32c(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is whole, so that nobody sees half of it.
-
-    Its name until then starts with a dot, which no pattern for shards matches, and is random, so that
-    several processes on several machines may write the same file at once.
-    """
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(unfinished, "wb") as file:
-            yield file
-        if mtime_ns is not None:
-            os.utime(unfinished, ns=(mtime_ns, mtime_ns))
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+def _crc_bytes(data: bytes) -> bytes:
+    return struct.pack("<I", masked_crc(data))

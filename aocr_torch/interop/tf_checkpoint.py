@@ -17,9 +17,10 @@ from typing import NamedTuple, Optional, Union
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from aocr_torch.files import CheckpointError, masked_crc, replacing
 from aocr_torch.interop.tf_locate import Location, locate
 from aocr_torch.interop.tf_messages import MESSAGES, Extents, extents_of, slice_key
-from aocr_torch.interop.tf_table import CheckpointError, MappedFile, Table, masked_crc, pack_table
+from aocr_torch.interop.tf_table import MappedFile, Table, pack_table
 
 # Number in the file -> name, as in TensorFlow; those that are not in _STORED_AS are listed but not read.
 _DTYPES = {
@@ -303,14 +304,14 @@ def write_checkpoint(prefix: Union[str, os.PathLike], variables: Mapping[str, np
     variables: name -> array of float32, float64, float16, int32, int64 or bool.
     """
     prefix = Path(prefix)
+    prefix.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in _DTYPES.items()}
     header = MESSAGES["BundleHeader"](num_shards=1)
     header.version.producer = 1
     entries = [(b"", header.SerializeToString())]
     data_path = prefix.with_name(prefix.name + ".data-00000-of-00001")
     index_path = prefix.with_name(prefix.name + ".index")
-    partial_data, partial_index = (path.with_name(path.name + ".partial") for path in (data_path, index_path))
-    with open(partial_data, "wb") as file:
+    with replacing(data_path) as file:
         for name in sorted(variables, key=str.encode):
             value = np.asarray(variables[name])
             if value.dtype.name not in _STORED_AS or not name:
@@ -326,7 +327,6 @@ def write_checkpoint(prefix: Union[str, os.PathLike], variables: Mapping[str, np
                 entry.size = len(data)
             entries.append((name.encode(), entry.SerializeToString()))
             file.write(data)
-    partial_index.write_bytes(pack_table(entries))
-    os.replace(partial_data, data_path)
-    os.replace(partial_index, index_path)
+    with replacing(index_path) as file:
+        file.write(pack_table(entries))
     return [data_path, index_path]

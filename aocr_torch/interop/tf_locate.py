@@ -9,8 +9,9 @@ from typing import NamedTuple, Optional
 
 from google.protobuf import text_format
 
+from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_messages import MESSAGES
-from aocr_torch.interop.tf_table import CheckpointError, is_table
+from aocr_torch.interop.tf_table import is_table
 
 _SHARD = re.compile(r"(.*)\.data-\d{5}-of-\d{5}$")
 

@@ -6,20 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Optional
 
-from torch import Tensor
+import numpy as np
 
-from aocr_torch.interop.tf_layers import (
-    WHOLE_TOWER,
-    Row,
-    decoder_rows,
-    decoder_shapes,
-    decoder_sizes,
-    place,
-    tower_rows,
-    tower_shapes,
-)
-from aocr_torch.interop.tf_table import CheckpointError
-from aocr_torch.model.inception import ENDPOINTS
+from aocr_torch.files import CheckpointError
+from aocr_torch.interop.tf_layers import WHOLE_TOWER, Row, decoder_rows, decoder_sizes, place, tower_rows
+from aocr_torch.model.endpoints import ENDPOINTS, up_to
 
 
 class Match(NamedTuple):
@@ -43,6 +34,8 @@ class Report:
     """'attention' or 'NetSlice'."""
     num_classes: Optional[int] = None
     num_lstm_units: Optional[int] = None
+    decoder_inputs: Optional[int] = None
+    """C of an attention decoder, width of the input of a NetSlice decoder's cell."""
     matched: list[Match] = field(default_factory=list)
     momentum_matched: list[Match] = field(default_factory=list)
     ignored: dict[str, str] = field(default_factory=dict)
@@ -54,7 +47,7 @@ class Report:
     step_name: Optional[str] = None
     step: Optional[int] = None
     """global_step; None for an Inception-v3 or where the file has none."""
-    momentum: dict[str, Tensor] = field(default_factory=dict)
+    momentum: dict[str, np.ndarray] = field(default_factory=dict)
     """Parameter name -> Momentum slot."""
 
     @property
@@ -114,10 +107,11 @@ def plan_conversion(
         use_moving_average: takes the ExponentialMovingAverage of a variable where there is one.
 
     Raises:
-        CheckpointError: the file holds neither of the two models, or an endpoint is unknown.
+        CheckpointError: the file holds neither of the two models.
+        ValueError: an endpoint is unknown.
     """
-    if final_endpoint is not None and final_endpoint not in ENDPOINTS:
-        raise CheckpointError(f"found final_endpoint {final_endpoint!r}, expected one of {', '.join(ENDPOINTS)}")
+    if final_endpoint is not None:
+        up_to(final_endpoint)
     report = Report("Attention-OCR")
     known = _sort_names(variables, report)
     if report.step_name and (
@@ -136,31 +130,28 @@ def plan_conversion(
             f"({', '.join(sorted(variables)[:3])}, ...) lies under InceptionV3/ or sequence_logit_fn/SQLR/"
         )
     parts = parts or (("tower", "decoder") if is_whole else ("tower",))
-    shapes: dict[str, tuple[int, ...]] = {}
     rows: list[Row] = []
     if "tower" in parts:
         report.final_endpoint = final_endpoint or (is_whole and _last_endpoint(chosen)) or "Mixed_5d"
         rows += tower_rows(report.final_endpoint)
-        shapes.update(tower_shapes(report.final_endpoint))
     if "decoder" in parts:
         decoder = report.decoder or "attention"
-        rows += decoder_rows(decoder)
         sizes = decoder_sizes(decoder, {base: variables[name][1] for base, name in chosen.items()})
+        rows += decoder_rows(decoder, sizes)
         if sizes is None:
             report.problems["the decoder"] = "has no softmax_w, AttnV_0 or lstm_cell/kernel to tell its sizes"
         else:
-            report.num_classes, report.num_lstm_units = sizes[:2]
-            shapes.update(decoder_shapes(decoder, *sizes))
+            report.num_classes, report.num_lstm_units, report.decoder_inputs = sizes
     if use_moving_average and not known.averages:
         report.problems["ExponentialMovingAverage"] = "was asked for, but no variable has one"
     for row in rows:
-        _match(row, variables, chosen, known.momentum if is_whole else {}, shapes, report)
+        _match(row, variables, chosen, known.momentum if is_whole else {}, report)
     used = {match.theirs for match in report.matched + report.momentum_matched} | set(report.problems)
     _explain_ignored(known, used, report, is_whole)
     return report
 
 
-def _match(row: Row, variables, chosen, momentum, shapes, report: Report) -> None:
+def _match(row: Row, variables, chosen, momentum, report: Report) -> None:
     """Puts one line of the table into the report."""
     name = chosen.get(row.theirs)
     if name is None:
@@ -173,7 +164,7 @@ def _match(row: Row, variables, chosen, momentum, shapes, report: Report) -> Non
         if source is None:
             continue
         dtype, shape = variables[source]
-        wanted = row.shape_in_tf(shapes[row.ours]) if row.ours in shapes else tuple(shape)
+        wanted = tuple(shape) if row.shape is None else row.in_tf(row.shape)
         if tuple(shape) != wanted:
             report.problems[source] = f"has shape {tuple(shape)}, the model expects {wanted}"
         elif "float" not in str(dtype):

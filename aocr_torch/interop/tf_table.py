@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Optional
 
-import crc32c
+from aocr_torch.files import CheckpointError, masked_crc
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 _FOOTER_SIZE = 48
@@ -23,16 +23,6 @@ _TRAILER_SIZE = 5  # one byte of compression type, four of CRC
 _BLOCK_SIZE = 4096  # what the writer aims at; readers take any size
 _RESTART_INTERVAL = 16
 _LONGEST_KEY = 16384  # prefix compression can make few bytes stand for many; no variable has such a name
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, told in one line: the file, what was found, what to do."""
-
-
-def masked_crc(data) -> int:
-    """CRC-32C of a bytes-like object, rotated and offset as in TensorFlow's files."""
-    crc = crc32c.crc32c(data)
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 class MappedFile:

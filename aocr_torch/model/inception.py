@@ -13,26 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ENDPOINTS = (
-    "Conv2d_1a_3x3",
-    "Conv2d_2a_3x3",
-    "Conv2d_2b_3x3",
-    "MaxPool_3a_3x3",
-    "Conv2d_3b_1x1",
-    "Conv2d_4a_3x3",
-    "MaxPool_5a_3x3",
-    "Mixed_5b",
-    "Mixed_5c",
-    "Mixed_5d",
-    "Mixed_6a",
-    "Mixed_6b",
-    "Mixed_6c",
-    "Mixed_6d",
-    "Mixed_6e",
-    "Mixed_7a",
-    "Mixed_7b",
-    "Mixed_7c",
-)
+from aocr_torch.model.endpoints import up_to
+
 EPSILON = 0.001
 
 
@@ -219,7 +201,7 @@ class InceptionTower(nn.Module):
     Source: TF-slim's inception_v3_base; layer by layer the same as torchvision's.
 
     Args:
-        final_endpoint: one of `ENDPOINTS`; what lies behind it is not built.
+        final_endpoint: one of `endpoints.ENDPOINTS`; what lies behind it is not built.
         num_views, per_view, decay, cumulative_start: see `ViewBatchNorm2d`.
     """
 
@@ -227,8 +209,6 @@ class InceptionTower(nn.Module):
         self, final_endpoint: str, num_views: int, per_view: bool, decay: float = 0.9997, cumulative_start: bool = False
     ):
         super().__init__()
-        if final_endpoint not in ENDPOINTS:
-            raise ValueError(f"found final_endpoint {final_endpoint!r}, expected one of {', '.join(ENDPOINTS)}")
 
         def norm(channels: int) -> ViewBatchNorm2d:
             return ViewBatchNorm2d(channels, num_views, per_view, decay, cumulative_start)
@@ -253,7 +233,7 @@ class InceptionTower(nn.Module):
             "Mixed_7b": lambda: MixedE(norm, 1280),
             "Mixed_7c": lambda: MixedE(norm, 2048),
         }
-        for name in ENDPOINTS[: ENDPOINTS.index(final_endpoint) + 1]:
+        for name in up_to(final_endpoint):
             self.add_module(name, builders[name]())
         self.apply(_initialise)
 
@@ -269,22 +249,6 @@ class InceptionTower(nn.Module):
         for name, layer in self.named_children():
             maps[name] = x = layer(x)
         return maps
-
-    @torch.no_grad()
-    def output_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """(C, H, W) of the final map for images of this size; raises ValueError where the image is too small."""
-        was_training = self.training
-        device = next(self.parameters()).device
-        try:
-            _, channels, map_height, map_width = self.eval()(torch.zeros(1, 3, height, width, device=device)).shape
-        except RuntimeError as error:
-            raise ValueError(
-                f"found views of {height}x{width} (height x width), too small for the endpoint; "
-                "use larger images, fewer views or an earlier final_endpoint"
-            ) from error
-        finally:
-            self.train(was_training)
-        return channels, map_height, map_width
 
 
 def _initialise(module: nn.Module) -> None:

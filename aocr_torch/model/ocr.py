@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from aocr_torch.config import Data, Model
 from aocr_torch.model.decoder import AttentionDecoder, NetSliceDecoder
+from aocr_torch.model.endpoints import map_shape
 from aocr_torch.model.inception import InceptionTower
 
 
@@ -37,7 +38,7 @@ class AttentionOCR(nn.Module):
             model.batch_norm_decay,
             model.batch_norm_cumulative_start,
         )
-        channels, height, width = self.tower.output_shape(*data.view_size)
+        channels, height, width = map_shape(model.final_endpoint, *data.view_size)
         if model.encode_coordinates:
             channels += height + width
         self.map_shape = (data.num_views, height, width)  # how attention over L positions unfolds onto the views

@@ -21,29 +21,19 @@ from torch import Tensor, nn
 
 from aocr_torch.config import Config, from_dict
 from aocr_torch.data.charset import Charset
+from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError, replacing
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training.optim import ExponentialMovingAverage
-
-FORMAT = "aocr_torch/1"
-
-
-class CheckpointError(ValueError):
-    """A file that is no checkpoint, or one that does not fit the model; names both sides."""
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Writes `state` so that `path` holds either the old or the new file, whenever the process is killed."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -67,9 +57,9 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}); {hint}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: found {type(state).__name__}, expected a dict of weights")
-    if state.get("format", FORMAT) != FORMAT:
+    if state.get("format", CHECKPOINT_FORMAT) != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"{path}: has format {state['format']!r}, expected {FORMAT!r}: use a version that reads it"
+            f"{path}: has format {state['format']!r}, expected {CHECKPOINT_FORMAT!r}: use a version that reads it"
         )
     return state
 

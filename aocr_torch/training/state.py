@@ -12,6 +12,7 @@ from aocr_torch import device as devices
 from aocr_torch.config import Config
 from aocr_torch.data.augment import augment, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
+from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.inception import ViewBatchNorm2d
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
@@ -193,7 +194,7 @@ class Training:
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resume needs, as training/checkpoint.py describes it."""
         return {
-            "format": checkpoint.FORMAT,
+            "format": CHECKPOINT_FORMAT,
             "model": self.precision.model_state(self.model),
             "loss_scale": self.precision.loss_scale.state_dict() if self.precision.loss_scale is not None else None,
             "optimizer": self.optimizer.state_dict(),

@@ -16,6 +16,7 @@ from tfrecord.writer import TFRecordWriter
 
 from aocr_torch.data import records
 from aocr_torch.data.records import RecordError, Shards, write_shard
+from aocr_torch.files import masked_crc
 
 PAYLOADS = [b"first", b"", b"the third record", bytes(range(40))]
 
@@ -250,7 +251,7 @@ def test_what_precedes_the_damage_is_kept_on_request_and_no_index_hides_it(shard
 
 def test_a_length_beyond_the_end_of_the_file(shard):
     length = struct.pack("<Q", 2**63)
-    shard.write_bytes(length + records._masked_crc(length) + b"data")
+    shard.write_bytes(length + struct.pack("<I", masked_crc(length)) + b"data")
     with pytest.raises(RecordError, match=r"the file ends after 16 of \d{19} bytes"):
         Shards([shard])
 
@@ -299,7 +300,7 @@ def test_the_real_shard(reference, cache):
         assert len(payload) == record["payload_bytes"]
         start = record["file_offset"]
         assert content[start + 8 : start + 12] == struct.pack("<I", record["masked_crc32c_of_length"])
-        assert records._masked_crc(payload) == struct.pack("<I", record["masked_crc32c_of_payload"])
+        assert masked_crc(payload) == record["masked_crc32c_of_payload"]
 
 
 def test_flipped_bits_in_the_real_shard(reference, shard):

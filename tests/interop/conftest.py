@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from aocr_torch.files import masked_crc
 from aocr_torch.interop.tf_messages import MESSAGES, slice_key
-from aocr_torch.interop.tf_table import Table, masked_crc, pack_table
+from aocr_torch.interop.tf_table import Table, pack_table
 
 NUMBERS = {"float32": 1, "float64": 2, "int32": 3, "int64": 9, "bool": 10, "bfloat16": 14, "float16": 19, "string": 7}
 V1_FIELDS = {"float64": "double_val", "int32": "int_val", "int64": "int64_val", "bool": "bool_val"}

@@ -10,9 +10,9 @@ import torch
 
 import convert_inception
 from aocr_torch.config import Data, Model
+from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
 from aocr_torch.interop.tf_names import tf_variables_from_state
-from aocr_torch.interop.tf_table import CheckpointError
 from aocr_torch.model.inception import InceptionTower
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training.checkpoint import load, load_model, load_tower
@@ -77,6 +77,18 @@ def test_inception(inception_ckpt, capsys):
         model.state_dict()["tower.Mixed_5b.branch1x1.conv.weight"],
         state["model"]["tower.Mixed_5b.branch1x1.conv.weight"],
     )
+
+
+def test_torch_is_not_needed(inception_ckpt):
+    """With a CUDA build `import torch` alone takes more memory than a conversion may."""
+    without_torch = (
+        "import sys; sys.modules['torch'] = None; import convert_inception as c; sys.exit(c.main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", without_torch, str(inception_ckpt)]
+    for arguments in (["--list"], []):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+        assert (done.returncode, done.stderr) == (0, "")
+    assert len(load(inception_ckpt.with_suffix(".pth"))["model"]) == 156
 
 
 def test_output_force_and_final_endpoint(inception_ckpt, tmp_path):
@@ -180,9 +192,9 @@ def test_a_training_checkpoint_goes_and_comes_back(tmp_path, trained, capsys):
 def test_export_of_the_moving_average(tmp_path, trained):
     model, _, average, state = trained
     torch.save(state, tmp_path / "x.pth")
-    export_tf.main([str(tmp_path / "x.pth"), "--ema", "--output", str(tmp_path / "ema")])
+    export_tf.main([str(tmp_path / "x.pth"), "--ema", "--output", str(tmp_path / "new" / "ema")])
     average.copy_to(model)
-    with open_checkpoint(tmp_path / "ema") as reader:
+    with open_checkpoint(tmp_path / "new" / "ema") as reader:
         bias = reader.tensor("AttentionOcr_v1/sequence_logit_fn/SQLR/softmax_b")
     assert bias.tobytes() == model.decoder.classifier.bias.detach().numpy().tobytes()
     torch.save({**state, "ema": None}, tmp_path / "y.pth")

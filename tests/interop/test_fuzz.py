@@ -10,8 +10,9 @@ import struct
 import numpy as np
 import pytest
 
+from aocr_torch.files import CheckpointError, masked_crc
 from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
-from aocr_torch.interop.tf_table import CheckpointError, Table, masked_crc, write_varint
+from aocr_torch.interop.tf_table import Table, write_varint
 
 ABSURD = [
     b"\xff" * 9 + b"\x01",

@@ -4,9 +4,10 @@ import json
 import numpy as np
 import pytest
 
+from aocr_torch.files import CheckpointError, masked_crc
 from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
 from aocr_torch.interop.tf_messages import MESSAGES, slice_key
-from aocr_torch.interop.tf_table import CheckpointError, masked_crc, pack_table
+from aocr_torch.interop.tf_table import pack_table
 
 PARTS = [((0, 1), (0, None), (0, None), (0, None)), ((1, 2), (0, None), (0, None), (0, None))]
 SCOPE = "AttentionOcr_v1/conv_tower_fn/INCE/"

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_checkpoint import write_checkpoint
 from aocr_torch.interop.tf_locate import locate
-from aocr_torch.interop.tf_table import CheckpointError
 
 
 @pytest.fixture

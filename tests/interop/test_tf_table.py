@@ -2,7 +2,8 @@ import struct
 
 import pytest
 
-from aocr_torch.interop.tf_table import CheckpointError, Table, pack_table, read_varint, write_varint
+from aocr_torch.files import CheckpointError
+from aocr_torch.interop.tf_table import Table, pack_table, read_varint, write_varint
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from aocr_torch.model.inception import ENDPOINTS, InceptionTower, ViewBatchNorm2d
+from aocr_torch.model.endpoints import ENDPOINTS, map_shape
+from aocr_torch.model.inception import InceptionTower, ViewBatchNorm2d
 
 
 def batch_norm(**changes) -> ViewBatchNorm2d:
@@ -110,14 +111,27 @@ def test_endpoints_agree_with_forward():
     maps = tower.endpoints(x)
     assert tuple(maps) == ENDPOINTS[:12]
     torch.testing.assert_close(maps["Mixed_6b"], tower(x))
-    assert tower.output_shape(90, 90) == tuple(maps["Mixed_6b"].shape[1:])
 
 
 def test_errors():
     with pytest.raises(ValueError, match="found final_endpoint 'Mixed_9z', expected one of Conv2d_1a_3x3"):
         InceptionTower("Mixed_9z", 1, True)
-    with pytest.raises(ValueError, match=r"views of 20x20 .* too small"):
-        InceptionTower("Mixed_5d", 1, True).output_shape(20, 20)
+    with pytest.raises(ValueError, match=r"views of 20x20 .* too small for Mixed_5d"):
+        map_shape("Mixed_5d", 20, 20)
+
+
+@pytest.mark.parametrize("size", [(150, 150), (299, 299), (48, 96), (97, 75), (76, 77), (31, 200), (15, 22), (5, 2)])
+def test_map_shapes_are_those_of_the_tower(size):
+    with torch.device("meta"):
+        x, layers = torch.zeros(1, 3, *size), InceptionTower("Mixed_7c", 1, True).eval().named_children()
+    for endpoint, layer in layers:
+        try:
+            x = layer(x)
+        except RuntimeError:  # smaller than the kernel
+            with pytest.raises(ValueError, match="too small"):
+                map_shape(endpoint, *size)
+            break
+        assert map_shape(endpoint, *size) == tuple(x.shape[1:])
 
 
 def test_initial_weights_have_the_reference_spread():

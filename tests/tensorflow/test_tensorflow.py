@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from aocr_torch.config import Model
+from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_checkpoint import open_checkpoint
-from aocr_torch.interop.tf_table import CheckpointError
 from aocr_torch.model.inception import InceptionTower
 
 pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]
@@ -132,22 +132,16 @@ def assert_same_features(found, expected, what):
         assert error < 1e-5
 
 
-@pytest.fixture(scope="session")
-def import_torch():
-    """What `import torch` alone takes: about 220 MB with a CPU build, more than 500 MB with a CUDA build."""
-    return measured(sys.executable, "-c", "import torch")
-
-
 @pytest.mark.parametrize("name", ["v1.ckpt", "v2", "v2_sharded", "v1_sharded"])
-def test_converted_inception_gives_the_same_features(inception, import_torch, name, tmp_path):
+def test_converted_inception_gives_the_same_features(inception, name, tmp_path):
     images = np.random.default_rng(1).uniform(-1, 1, (2, 299, 299, 3)).astype(np.float32)  # as in_tensorflow.py
     for final_endpoint in ("Mixed_7c", "Mixed_5d"):
         out = tmp_path / f"{final_endpoint}.pth"
         done = run_script("convert_inception.py", inception / name, "--final_endpoint", final_endpoint, "--output", out)
-        print(f"{name} to {final_endpoint}: {done}; of these import torch: {import_torch}")
+        print(f"{name} to {final_endpoint}: {done}")
         assert "MISSING" not in done.output
         assert done.processor_seconds < 5
-        assert done.megabytes - import_torch.megabytes < 200  # less than 500 in all with a CPU build
+        assert done.megabytes < 500
         found = features(out, final_endpoint, images)
         assert_same_features(found, np.load(inception / "features.npz"), name)
 

@@ -16,6 +16,7 @@ from tiny import CHARSET, flags, spoil, write
 from aocr_torch.config import Config, ConfigError, parse_arguments
 from aocr_torch.data.fsns import collate
 from aocr_torch.data.records import RecordError
+from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.training import checkpoint
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.loop import train
@@ -384,7 +385,7 @@ def test_restoring_the_optimizer_goes_on_as_if_never_stopped(tiny_dataset, tmp_p
     state = checkpoint.load(half)
     names = [name for name, parameter in _network(base).named_parameters() if parameter.requires_grad]
     slots = [state["optimizer"]["state"][number]["momentum_buffer"] for number in range(len(names))]
-    converted = {"format": checkpoint.FORMAT, "model": state["model"], "step": 2, "momentum": dict(zip(names, slots))}
+    converted = {"format": CHECKPOINT_FORMAT, "model": state["model"], "step": 2, "momentum": dict(zip(names, slots))}
     checkpoint.save(tmp_path / "converted.pth", converted)
     going_on.update(train_log_dir=tmp_path / "c", checkpoint=tmp_path / "converted.pth")
     assert train(configure(**going_on, **base)) == 0
