@@ -68,7 +68,7 @@ class RecordError(ValueError):
 def write_shard(path: Union[str, Path], payloads: Iterable[bytes]) -> int:
     """Writes a TFRecord file, beside its place first and then renamed into it, and returns the number of records."""
     count = 0
-    with _replacing(Path(path)) as file:
+    with replacing(Path(path)) as file:
         for payload in payloads:
             length = struct.pack("<Q", len(payload))
             file.write(length + _masked_crc(length) + payload + _masked_crc(payload))
@@ -187,7 +187,7 @@ def _save_index(places: list[Path], spans: np.ndarray, mtime_ns: int) -> None:
     for place in places:
         with contextlib.suppress(OSError):
             place.parent.mkdir(parents=True, exist_ok=True)
-            with _replacing(place, mtime_ns) as file:
+            with replacing(place, mtime_ns) as file:
                 file.write("".join(f"{offset} {size}\n" for offset, size in spans.tolist()).encode())
             return
 
@@ -264,7 +264,7 @@ def _masked_crc(data: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
+def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when it is whole, so that nobody sees half of it.
 
     Its name until then starts with a dot, which no pattern for shards matches, and is random, so that
