@@ -81,7 +81,8 @@ def main(arguments: list[str]) -> int:
             outcomes = recorder.gather(evaluation)
             if ranks.is_main():
                 cards = report_mistakes.cards(model, dataset, outcomes, config, device, flags.report_examples)
-                facts = {"checkpoint": flags.ckpt, "step": str(step), **_facts(config, flags.num_batches)}
+                facts = {"checkpoint": flags.ckpt, "step": str(step), "device": str(device)}
+                facts.update(_facts(config, flags.num_batches))
                 report = report_page.Report(facts, warning, evaluation, outcomes, dataset.name, cards, config.lines())
                 report_page.write(Path(flags.report), report)
     return 0
@@ -92,7 +93,6 @@ def _facts(config: Config, num_batches: Optional[int]) -> dict[str, str]:
     return {
         "data set": str(config.data.dataset_dir),
         "split": config.data.split_name + part,
-        "device": config.run.device,
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "aocr_torch": __version__,
     }

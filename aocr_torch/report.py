@@ -113,7 +113,7 @@ def attention_sprite(reading: Reading) -> bytes:
     heats = np.stack([np.asarray(row) for row in rows]) if rows else np.zeros((1, size[1], size[0]))
     strengths = np.concatenate([heats.max(0, keepdims=True), heats])  # (1 + T', h', V*w')
     steps = np.arange(SPRITE_STEPS)
-    sprite = Image.fromarray((strengths * steps[-1]).round().astype(np.uint8).reshape(-1, size[0]), "P")
+    sprite = Image.fromarray((strengths * steps[-1]).round().astype(np.uint8).reshape(-1, size[0]))
     sprite.putpalette(np.tile(_HEAT.astype(np.uint8), SPRITE_STEPS).tobytes())
     png = io.BytesIO()
     sprite.save(png, "PNG", transparency=bytes((steps * (0.7 * 255 / steps[-1])).astype(np.uint8)), optimize=True)
