@@ -7,8 +7,11 @@ exactly once and the counts are stated; the exit status is not 0 if they differ.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any, Optional
 
+from aocr_torch import __version__
 from aocr_torch.config import Config, ConfigError, parse_arguments, run_main
 
 
@@ -22,6 +25,10 @@ class Evaluate:
     """Evaluate only the first so many batches; all records by default."""
     eval_log_dir: Optional[str] = None
     """Folder for the text log, metrics.jsonl and TensorBoard of the evaluation; none by default."""
+    report: Optional[str] = None
+    """HTML page to write: measures with intervals, calibration, confusions, mistakes; none by default."""
+    report_examples: int = 50
+    """Mistakes that the page shows with their pictures."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +42,8 @@ def main(arguments: list[str]) -> int:
             raise ConfigError("no checkpoint: give --ckpt FILE, as train.py writes it into train_log_dir")
         if flags.num_batches is not None and flags.num_batches < 1:
             raise ConfigError(f"num_batches is {flags.num_batches}: expected at least 1")
+        if flags.report_examples < 0:
+            raise ConfigError(f"report_examples is {flags.report_examples}: expected 0 or more")
         state.update(checkpoint.load(flags.ckpt))
         return checkpoint.config_of(state).replace(
             split_name="test", device="auto", skip_bad_records=False, num_records=None
@@ -44,24 +53,49 @@ def main(arguments: list[str]) -> int:
     config, flags = parse_arguments(arguments, description=description, extra=Evaluate(), base=checkpoint_config)
 
     from aocr_torch import device as devices
+    from aocr_torch import report_mistakes, report_page
     from aocr_torch.training import ranks
     from aocr_torch.training.evaluate import evaluate, open_dataset
     from aocr_torch.training.log import Log, average_age_warning
+    from aocr_torch.training.outcomes import OutcomeRecorder
     from aocr_torch.training.shortage import explain_shortage
 
     device = devices.resolve(config.run.device)
     with ranks.process_group(device):
+        if flags.report and ranks.is_main():
+            report_page.require_writable(Path(flags.report))
         dataset = open_dataset(config, config.data.split_name, checkpoint.charset_of(state))
         model = checkpoint.build_model(state, config, dataset.charset, flags.ckpt).to(device)
         limit = None if flags.num_batches is None else flags.num_batches * config.data.batch_size
         log = Log(flags.eval_log_dir, ranks.is_main(), name="eval")
         step = state.get("step", 0)
-        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}")
+        goes_to = f", report to {flags.report}" if flags.report else ""
+        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}{goes_to}")
+        recorder = OutcomeRecorder(dataset.charset) if flags.report else None
         with explain_shortage(config, device, is_training=False):
-            evaluation = evaluate(model, dataset, config, device, limit=limit)
-        log.evaluation(step, evaluation, average_age_warning(model))
+            evaluation = evaluate(model, dataset, config, device, limit=limit, on_batch=recorder)
+        warning = average_age_warning(model)
+        log.evaluation(step, evaluation, warning)
         log.close()
+        if recorder is not None:
+            outcomes = recorder.gather(evaluation)
+            if ranks.is_main():
+                cards = report_mistakes.cards(model, dataset, outcomes, config, device, flags.report_examples)
+                facts = {"checkpoint": flags.ckpt, "step": str(step), "device": str(device)}
+                facts.update(_facts(config, flags.num_batches))
+                report = report_page.Report(facts, warning, evaluation, outcomes, dataset.name, cards, config.lines())
+                report_page.write(Path(flags.report), report)
     return 0
+
+
+def _facts(config: Config, num_batches: Optional[int]) -> dict[str, str]:
+    part = "" if num_batches is None else f", the first {num_batches} batches of it"
+    return {
+        "data set": str(config.data.dataset_dir),
+        "split": config.data.split_name + part,
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
+        "aocr_torch": __version__,
+    }
 
 
 if __name__ == "__main__":

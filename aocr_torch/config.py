@@ -198,6 +198,8 @@ class Run:
     """How many recent checkpoints stay on disk, besides the best."""
     summary_interval_steps: int = 500
     """Steps between two TensorBoard images; 0 for none. Scalars follow log_interval_steps."""
+    histogram_interval_steps: int = 0
+    """Steps between two TensorBoard histograms of every weight and its gradient; 0 for none."""
     checkpoint: Optional[str] = None
     """Whole-model .pth to start from: weights, and for characters that its charset shares with the data set's."""
     restore_optimizer: bool = False
@@ -220,7 +222,7 @@ class Run:
     def __post_init__(self) -> None:
         for name in ("max_number_of_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
-        for name in ("eval_interval_steps", "summary_interval_steps"):
+        for name in ("eval_interval_steps", "summary_interval_steps", "histogram_interval_steps"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more")
         _require(0 <= self.stop_at_accuracy <= 1, f"stop_at_accuracy is {self.stop_at_accuracy}: expected 0 to 1")
         _require(

@@ -20,6 +20,8 @@ from aocr_torch.predict import Reading
 
 MIN_FRAME_HEIGHT = 96  # pixels; smaller views are enlarged, so that a caption fits beside them
 CAPTION_WIDTH = 120
+SPRITE_VIEW = 50  # pixels of a view's longer side at most
+SPRITE_STEPS = 24  # degrees of transparency: few compress well
 _HEAT = np.array([255, 70, 0], np.float32)
 
 
@@ -73,8 +75,7 @@ def heat_of(weights: np.ndarray, height: int, width: int) -> np.ndarray:
 def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image:
     """views uint8 (V, h, w, 3), weights float (V, H, W)."""
     _, height, width, _ = views.shape
-    heat = np.concatenate([heat_of(view, height, width) for view in weights], 1)[..., None]  # (h, V*w, 1)
-    heat = np.sqrt(heat / max(float(heat.max()), 1e-12))
+    heat = _strip_of_heat(weights, height, width)[..., None]  # (h, V*w, 1)
     pixels = np.concatenate(list(views), 1).astype(np.float32)
     lit = pixels * (0.6 + 0.4 * heat)
     picture = Image.fromarray((lit + (_HEAT - lit) * 0.6 * heat).round().astype(np.uint8))
@@ -87,6 +88,36 @@ def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image
     page.paste(picture, (CAPTION_WIDTH, 0))
     ImageDraw.Draw(page).multiline_text((8, 8), "\n".join(caption), fill="black", font=_font(24))
     return page
+
+
+def _strip_of_heat(weights: np.ndarray, height: int, width: int) -> np.ndarray:
+    """weights float (V, H, W) -> how strongly to draw them over the views side by side, 0 .. 1, (height, V*width)."""
+    heat = np.concatenate([heat_of(view, height, width) for view in weights], 1)
+    return np.sqrt(heat / max(float(heat.max()), 1e-12))
+
+
+def attention_sprite(reading: Reading) -> bytes:
+    """A small transparent PNG to lay over the views: attention to all characters, below it that to each.
+
+    Each row of it is as high and wide as the views side by side, scaled down. ValueError as `draw_attention`.
+    """
+    if reading.attention is None:
+        raise ValueError("this model has no attention to draw: it was trained with use_attention=False")
+    views, height, width, _ = reading.views.shape
+    scale = -(-max(height, width) // SPRITE_VIEW)
+    size = max(views * width // scale, 1), max(height // scale, 1)
+    rows = [
+        Image.fromarray(_strip_of_heat(weights, height, width)).resize(size, Image.Resampling.BOX)
+        for weights in reading.attention
+    ]
+    heats = np.stack([np.asarray(row) for row in rows]) if rows else np.zeros((1, size[1], size[0]))
+    strengths = np.concatenate([heats.max(0, keepdims=True), heats])  # (1 + T', h', V*w')
+    steps = np.arange(SPRITE_STEPS)
+    sprite = Image.fromarray((strengths * steps[-1]).round().astype(np.uint8).reshape(-1, size[0]))
+    sprite.putpalette(np.tile(_HEAT.astype(np.uint8), SPRITE_STEPS).tobytes())
+    png = io.BytesIO()
+    sprite.save(png, "PNG", transparency=bytes((steps * (0.7 * 255 / steps[-1])).astype(np.uint8)), optimize=True)
+    return png.getvalue()
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:

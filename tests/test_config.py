@@ -101,6 +101,7 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
         (["--dataset_dir", "--device", "cpu"], "--dataset_dir has no value"),
         (["--decay_interval_steps", "0"], "decay_interval_steps is 0"),
         (["--eval_interval_steps=-1"], "eval_interval_steps is -1"),
+        (["--histogram_interval_steps=-1"], "histogram_interval_steps is -1"),
         (["--momentum", "5"], "momentum is 5.0"),
         (["--seed", "-1"], "seed is -1"),
         (["--learning_rate", "inf"], "learning_rate is inf"),

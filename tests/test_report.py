@@ -8,7 +8,15 @@ from PIL import Image
 
 from aocr_torch.data.check import Sample
 from aocr_torch.predict import Reading
-from aocr_torch.report import CAPTION_WIDTH, MAX_LISTED, contact_sheet, draw_attention, heat_of, save_attention
+from aocr_torch.report import (
+    CAPTION_WIDTH,
+    MAX_LISTED,
+    attention_sprite,
+    contact_sheet,
+    draw_attention,
+    heat_of,
+    save_attention,
+)
 
 
 def reading(text: str = "ab", attention=True, size: int = 150) -> Reading:
@@ -59,9 +67,21 @@ def test_small_views_are_enlarged_and_an_empty_text_has_a_picture():
     assert frame.size == (CAPTION_WIDTH + 4 * 96, 97)
 
 
-def test_no_attention():
+def test_sprite_has_all_characters_then_each_over_its_view():
+    with Image.open(io.BytesIO(attention_sprite(reading("abc")))) as sprite:
+        alpha = np.asarray(sprite.convert("RGBA"))[:, :, 3].reshape(4, 50, 4, 50)  # (row, y, view, x)
+    seen = alpha.max((1, 3)) > 100
+    assert seen.tolist() == [[True, True, True, False], *np.eye(4, dtype=bool)[:3].tolist()]
+    y, x = np.unravel_index(alpha[2, :, 1].argmax(), (50, 50))
+    assert abs(x - (11 + 8 * 12.5) / 3) <= 2
+    assert abs(y - (11 + 8 * 3.5) / 3) <= 2
+    assert attention_sprite(reading("")).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("draw", [draw_attention, attention_sprite])
+def test_no_attention(draw):
     with pytest.raises(ValueError, match="no attention to draw"):
-        draw_attention(reading(attention=False))
+        draw(reading(attention=False))
 
 
 def test_contact_sheet_escapes_what_it_shows():

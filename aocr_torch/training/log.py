@@ -64,6 +64,9 @@ class Stopwatch:
 class Log:
     """Writes to the terminal and, in one folder, NAME.log, metrics.jsonl and TensorBoard; silent on other ranks.
 
+    metrics.jsonl says all that the text log says, one JSON object a line: the numbers of a step as
+    {"step": 1200, "total_loss": 31.2, ...}, everything else as {"message": "resuming from ..."}.
+
     Args:
         folder: where; None for the terminal alone. enabled: whether this process logs. name: of the text file.
         total_steps, first_step: for the progress bar, which a terminal gets.
@@ -91,7 +94,12 @@ class Log:
             self.bar = tqdm(total=total_steps, initial=first_step, unit="step", dynamic_ncols=True, file=sys.stdout)
 
     def line(self, text: str) -> None:
-        """A line for people, on the terminal and in the text file."""
+        """A message, on the terminal, in the text file and as a JSON line."""
+        self._say(text)
+        if self.text is not None:
+            self.json.write(json.dumps({"message": text}) + "\n")
+
+    def _say(self, text: str) -> None:
         if not self.enabled:
             return
         if self.text is not None:
@@ -106,14 +114,27 @@ class Log:
         if self.bar is not None:
             self.bar.update(step - self.bar.n)
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        """Numbers of a step, in full precision into metrics.jsonl and as TensorBoard scalars."""
+    def scalars(self, step: int, values: dict[str, float], *lines: str) -> None:
+        """Numbers of a step, in full precision into metrics.jsonl, as TensorBoard scalars, and as lines for people.
+
+        Counts (int) go into the file alone.
+        """
+        for text in lines:
+            self._say(text)
         if self.text is None:
             return
         plain = {name: None if math.isnan(value) else value for name, value in values.items()}  # JSON has no NaN
         self.json.write(json.dumps({"step": step, **plain}) + "\n")
         for name, value in values.items():
-            self.board.add_scalar(name, value, step)
+            if isinstance(value, float):
+                self.board.add_scalar(name, value, step)
+
+    def histograms(self, step: int, values: dict[str, Tensor]) -> None:
+        """How the elements of tensors are distributed, into TensorBoard."""
+        if self.text is None:
+            return
+        for name, value in values.items():
+            self.board.add_histogram(name, value.detach().float().cpu(), step)
 
     def images(self, step: int, views: Tensor, captions: list[str]) -> None:
         """Signs with what was read: views float (B, V, 3, h, w) in [0, 1], one caption each."""
@@ -127,10 +148,9 @@ class Log:
         """What an evaluation measured, its counts and what it left out; the reference's two lines are the last."""
         for message in [*filter(None, [warning]), *(f"skipped: {message}" for message in evaluation.skipped)]:
             self.line(message)
-        for text in result_lines(evaluation):
-            self.line(text)
-        measures = {f"eval/{name}": value for name, value in evaluation.results.items() if isinstance(value, float)}
-        self.scalars(step, measures)
+        counts = {"records": evaluation.records, "evaluated": evaluation.evaluated, "skipped": len(evaluation.skipped)}
+        numbers = {f"eval/{name}": value for name, value in {**evaluation.results, **counts}.items()}
+        self.scalars(step, numbers, *result_lines(evaluation))
 
     def close(self) -> None:
         """Flushes everything to disk."""

@@ -160,8 +160,9 @@ def _run_steps(
         is_logging = number % run.log_interval_steps == 0 or is_last
         is_saving = number % run.save_interval_steps == 0 or is_last
         is_evaluating = _is_due(number, run.eval_interval_steps) or (is_last and run.eval_after_training)
+        has_histograms = _is_due(number, run.histogram_interval_steps)
         log.advance(number)
-        if is_logging or is_saving or is_evaluating:
+        if is_logging or is_saving or is_evaluating or has_histograms:
             with records.named():
                 training.check_finite()
             records.report(log)
@@ -170,6 +171,8 @@ def _run_steps(
         with watch.paused():
             if _is_due(number, run.summary_interval_steps):
                 _log_images(training, group[0], log)
+            if has_histograms:
+                _log_histograms(training, log)
             if is_saving:
                 saved_step = _save(training, checkpoints)
             if is_evaluating and eval_dataset is not None:
@@ -269,21 +272,28 @@ def _log_step(
     seconds, waiting, steps = watch.lap(step)
     floor = training.loss_floor(group)
     examples = sum(len(batch["index"]) for batch in group) * ranks.world_size()
+    left = seconds / steps * (run.max_number_of_steps - step)
     values = {name: value.item() for name, value in losses.items()}
-    rate = training.optimizer.param_groups[0]["lr"]
+    values.update(
+        loss_floor=floor,
+        learning_rate=training.optimizer.param_groups[0]["lr"],
+        seconds_per_step=seconds / steps,
+        images_per_second=examples * steps / seconds,
+        share_waiting_for_data=waiting,
+        seconds_left=left,
+    )
     details = {
         "floor": f"{floor:.2f}",
-        "lr": f"{rate:.3g}",
-        "images/s": f"{examples * steps / seconds:.1f}",
+        "lr": f"{values['learning_rate']:.3g}",
+        "images/s": f"{values['images_per_second']:.1f}",
         "data": f"{waiting:.0%}",
-        "left": duration(seconds / steps * (run.max_number_of_steps - step)),
+        "left": duration(left),
     }
     loss_scale = training.precision.loss_scale
     if loss_scale is not None:
-        values["loss_scale"] = loss_scale.scale
+        values.update(loss_scale=loss_scale.scale, skipped_steps=loss_scale.skipped)
         details.update(scale=f"{loss_scale.scale:g}", skipped=f"{loss_scale.skipped}")
-    log.line(step_line(step, values["total_loss"], seconds / steps, details))
-    log.scalars(step, {**values, "loss_floor": floor, "learning_rate": rate, "seconds_per_step": seconds / steps})
+    log.scalars(step, values, step_line(step, values["total_loss"], seconds / steps, details))
 
 
 @torch.no_grad()
@@ -298,6 +308,18 @@ def _log_images(training: Training, batch: dict[str, Any], log: Log, count: int 
     decode = training.charset.decode
     captions = [f"{decode(label)!r} read as {decode(read)!r}" for label, read in zip(labels, ids)]
     log.images(training.step, views, captions)
+
+
+def _log_histograms(training: Training, log: Log) -> None:
+    """The weights after this step's update, and the gradients that it applied: mean over ranks and batches, clipped."""
+    if not log.enabled:
+        return
+    values = {}
+    for name, parameter in training.model.named_parameters():
+        weight = training.precision.master_of(parameter)
+        if weight.grad is not None:
+            values.update({f"weights/{name}": weight, f"gradients/{name}": weight.grad})
+    log.histograms(training.step, values)
 
 
 def _evaluate(training: Training, dataset: FSNSDataset, log: Log) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import termios
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aocr_torch.config import Data, Model
 from aocr_torch.model.ocr import AttentionOCR
@@ -56,13 +57,35 @@ def test_stopwatch(monkeypatch):
 def test_files(tmp_path, capsys):
     log = Log(str(tmp_path), True, name="eval")
     log.line("hello")
-    log.scalars(3, {"loss": 1 / 3, "nothing": float("nan")})
+    log.scalars(3, {"loss": 1 / 3, "nothing": float("nan"), "records": 7}, "loss 0.33", "7 records")
     log.images(3, torch.rand(2, 2, 3, 8, 8), ["a", "b"])
+    log.histograms(3, {"weights/a": torch.tensor([1.0, 2.0, 2.0], requires_grad=True)})
     log.close()
-    assert capsys.readouterr().out == "hello\n"
-    assert (tmp_path / "eval.log").read_text() == "hello\n"
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 3, "loss": 1 / 3, "nothing": None}
-    assert sum(path.stat().st_size for path in tmp_path.glob("events.out.tfevents.*")) > 100
+    text = "hello\nloss 0.33\n7 records\n"
+    assert capsys.readouterr().out == text
+    assert (tmp_path / "eval.log").read_text() == text
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [
+        {"message": "hello"},
+        {"step": 3, "loss": 1 / 3, "nothing": None, "records": 7},
+    ]
+    board = EventAccumulator(str(tmp_path)).Reload()
+    assert board.Tags()["scalars"] == ["loss", "nothing"]
+    assert board.Tags()["images"] == ["predictions"]
+    assert board.Histograms("weights/a")[0].histogram_value.sum == 5
+
+
+def test_an_evaluation_goes_into_the_json_lines_with_its_counts_and_what_was_skipped(tmp_path):
+    results = {"CharacterAccuracy": 0.5, "SequenceAccuracy": 0.25, "num_examples": 4}
+    log = Log(str(tmp_path), True, name="eval")
+    log.evaluation(9, Evaluation(results, records=5, evaluated=4, skipped=["shard:2 is damaged"]), "warning: young")
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    counts = {"eval/num_examples": 4, "eval/records": 5, "eval/evaluated": 4, "eval/skipped": 1}
+    assert lines == [
+        {"message": "warning: young"},
+        {"message": "skipped: shard:2 is damaged"},
+        {"step": 9, "eval/CharacterAccuracy": 0.5, "eval/SequenceAccuracy": 0.25, **counts},
+    ]
 
 
 @pytest.mark.parametrize("arguments", [("FOLDER", False), (None, True)])
@@ -72,6 +95,7 @@ def test_other_ranks_and_no_folder_write_nothing(tmp_path, capsys, arguments):
     log.line("hello")
     log.scalars(1, {"loss": 1.0})
     log.images(1, torch.zeros(1, 1, 3, 8, 8), [""])
+    log.histograms(1, {"weights": torch.zeros(2)})
     log.advance(1)
     log.close()
     assert capsys.readouterr().out == ("hello\n" if enabled else "")

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import CHARSET, flags, spoil, write
 
 from aocr_torch.config import Config, ConfigError, parse_arguments
@@ -98,7 +100,8 @@ def test_eight_samples_are_memorised_and_evaluated(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-3:] == log.splitlines()[-3:]
-    assert json.loads((tmp_path / "eval" / "metrics.jsonl").read_text())["eval/SequenceAccuracy"] == 1.0
+    lines = (tmp_path / "eval" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["eval/SequenceAccuracy"] == 1.0
 
 
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
@@ -251,6 +254,37 @@ def test_bad_records_stop_the_training_or_are_counted(tmp_path):
     assert strict.returncode == 2
     assert strict.stderr.count("\n") == 1
     assert "train-00002-of-00003:3" in strict.stderr
+
+
+def test_histograms_by_choice_and_json_lines_that_say_what_the_text_log_says(tiny_dataset, tmp_path):
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=4)
+    config = config.replace(histogram_interval_steps=2, eval_after_training=True)
+    assert train(config) == 0
+    state = checkpoint.load(tmp_path)
+    board = EventAccumulator(str(tmp_path), size_guidance={"histograms": 0}).Reload()
+    names = board.Tags()["histograms"]
+    assert len(names) == 2 * len(state["optimizer"]["state"])
+    for kind in ("weights", "gradients"):
+        steps = board.Histograms(f"{kind}/decoder.input_projection.weight")
+        assert [event.step for event in steps] == [2, 4]
+        assert steps[0].histogram_value.sum != steps[1].histogram_value.sum
+    weight = state["model"]["decoder.input_projection.weight"]
+    assert steps[1].histogram_value.num == weight.numel()
+    weights = board.Histograms("weights/decoder.input_projection.weight")[1].histogram_value
+    assert weights.sum == pytest.approx(float(weight.double().sum()), rel=1e-4)
+
+    events = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    text = (tmp_path / "train.log").read_text().splitlines()
+    for event in events:
+        assert "message" not in event or event["message"] in text
+    unsaid = [line for line in text if not line.startswith(("global step", "eval/", "5 of 5 records"))]
+    assert unsaid == [event["message"] for event in events if "message" in event]
+    step = next(event for event in events if event.get("step") == 4)
+    rate = re.search(r"step 4: .* images/s ([\d.]+), data (\d+)%", "\n".join(text))
+    assert float(rate[1]) == round(step["images_per_second"], 1)
+    assert int(rate[2]) == round(100 * step["share_waiting_for_data"])
+    assert step["seconds_left"] == 0
+    assert (events[-1]["eval/evaluated"], events[-1]["eval/records"]) == (5, 5)
 
 
 def test_best_checkpoint_and_evaluations_on_the_way(tiny_dataset, tmp_path):
