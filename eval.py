@@ -36,29 +36,30 @@ def main(arguments: list[str]) -> int:
         if flags.num_batches is not None and flags.num_batches < 1:
             raise ConfigError(f"num_batches is {flags.num_batches}: expected at least 1")
         state.update(checkpoint.load(flags.ckpt))
-        return checkpoint.config_of(state).replace(
-            split_name="test", device="auto", skip_bad_records=False, num_records=None
-        )
+        # What was asked of the training's device, precision and records is not asked of this one.
+        own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "skip_bad_records": False}
+        return checkpoint.config_of(state).replace(split_name="test", num_records=None, **own)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."
     config, flags = parse_arguments(arguments, description=description, extra=Evaluate(), base=checkpoint_config)
 
     from aocr_torch import device as devices
-    from aocr_torch.training import ranks
+    from aocr_torch.training import precision, ranks
     from aocr_torch.training.evaluate import evaluate, open_dataset
     from aocr_torch.training.log import Log, average_age_warning
     from aocr_torch.training.shortage import explain_shortage
 
     device = devices.resolve(config.run.device)
+    lowered = precision.choose_for_evaluation(config.run, device)
     with ranks.process_group(device):
         dataset = open_dataset(config, config.data.split_name, checkpoint.charset_of(state))
         model = checkpoint.build_model(state, config, dataset.charset, flags.ckpt).to(device)
         limit = None if flags.num_batches is None else flags.num_batches * config.data.batch_size
         log = Log(flags.eval_log_dir, ranks.is_main(), name="eval")
         step = state.get("step", 0)
-        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}")
+        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}, {lowered.description}")
         with explain_shortage(config, device, is_training=False):
-            evaluation = evaluate(model, dataset, config, device, limit=limit)
+            evaluation = evaluate(model, dataset, config, device, limit=limit, autocast=lowered.autocast)
         log.evaluation(step, evaluation, average_age_warning(model))
         log.close()
     return 0
