@@ -1,6 +1,9 @@
 # Attention-OCR on Ascend NPUs. BASE is an image with CANN (toolkit and kernels of the chip) and Python:
 #   docker build -f docker/ascend.Dockerfile --build-arg BASE=... -t aocr_torch_npu .
-# How to run it: docs/ascend.md.
+# To run it, on the first device, with the data set in DATA:
+#   docker run --rm --shm-size=16g --device /dev/davinci0 --device /dev/davinci_manager --device /dev/devmm_svm \
+#       --device /dev/hisi_hdc -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v DATA:/data \
+#       -v "$PWD/runs:/opt/aocr_torch/runs" aocr_torch_npu python3 train.py --device npu:0 --amp --dataset_dir /data
 ARG BASE
 FROM ${BASE}
 # One row of the table in docs/ascend.md; it must fit BASE's CANN and Python.
