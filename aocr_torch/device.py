@@ -52,6 +52,8 @@ def resolve(name: str) -> torch.device:
         raise DeviceError(f"found {module.device_count()} {kind} device(s), no {kind}:{number}: use a smaller index")
     device = torch.device(kind, number)
     module.set_device(device)
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # as with HF32 below: by default convolutions would take it
     if kind == "npu":
         # Precompiled kernels: without this the first 910 compiles every new shape while it trains.
         module.set_compile_mode(jit_compile=False)
