@@ -191,6 +191,7 @@ def test_two_ranks_agree_on_an_overflow_of_one(simulated_npu, tiny_dataset, tmp_
         device="npu",
         batch_size=2,
         accumulate_steps=2,
+        sync_batch_norm=True,
         max_number_of_steps=6,
         eval_after_training=True,
     )
