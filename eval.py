@@ -45,22 +45,23 @@ def main(arguments: list[str]) -> int:
         if flags.report_examples < 0:
             raise ConfigError(f"report_examples is {flags.report_examples}: expected 0 or more")
         state.update(checkpoint.load(flags.ckpt))
-        return checkpoint.config_of(state).replace(
-            split_name="test", device="auto", skip_bad_records=False, num_records=None
-        )
+        # What was asked of the training's device, precision and records is not asked of this one.
+        own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "skip_bad_records": False}
+        return checkpoint.config_of(state).replace(split_name="test", num_records=None, **own)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."
     config, flags = parse_arguments(arguments, description=description, extra=Evaluate(), base=checkpoint_config)
 
     from aocr_torch import device as devices
     from aocr_torch import report_mistakes, report_page
-    from aocr_torch.training import ranks
+    from aocr_torch.training import precision, ranks
     from aocr_torch.training.evaluate import evaluate, open_dataset
     from aocr_torch.training.log import Log, average_age_warning
     from aocr_torch.training.outcomes import OutcomeRecorder
     from aocr_torch.training.shortage import explain_shortage
 
     device = devices.resolve(config.run.device)
+    lowered = precision.choose_for_evaluation(config.run, device)
     with ranks.process_group(device):
         if flags.report and ranks.is_main():
             report_page.require_writable(Path(flags.report))
@@ -70,10 +71,12 @@ def main(arguments: list[str]) -> int:
         log = Log(flags.eval_log_dir, ranks.is_main(), name="eval")
         step = state.get("step", 0)
         goes_to = f", report to {flags.report}" if flags.report else ""
-        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}{goes_to}")
+        log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}, {lowered.description}{goes_to}")
         recorder = OutcomeRecorder(dataset.charset) if flags.report else None
         with explain_shortage(config, device, is_training=False):
-            evaluation = evaluate(model, dataset, config, device, limit=limit, on_batch=recorder)
+            evaluation = evaluate(
+                model, dataset, config, device, limit=limit, autocast=lowered.autocast, on_batch=recorder
+            )
         warning = average_age_warning(model)
         log.evaluation(step, evaluation, warning)
         log.close()
@@ -81,16 +84,16 @@ def main(arguments: list[str]) -> int:
             outcomes = recorder.gather(evaluation)
             if ranks.is_main():
                 cards = report_mistakes.cards(model, dataset, outcomes, config, device, flags.report_examples)
-                facts = {"checkpoint": flags.ckpt, "step": str(step), "device": str(device)}
-                facts.update(_facts(config, flags.num_batches))
+                facts = {"step": str(step), "device": str(device), **_facts(config, flags)}
                 report = report_page.Report(facts, warning, evaluation, outcomes, dataset.name, cards, config.lines())
                 report_page.write(Path(flags.report), report)
     return 0
 
 
-def _facts(config: Config, num_batches: Optional[int]) -> dict[str, str]:
-    part = "" if num_batches is None else f", the first {num_batches} batches of it"
+def _facts(config: Config, flags: Evaluate) -> dict[str, str]:
+    part = "" if flags.num_batches is None else f", the first {flags.num_batches} batches of it"
     return {
+        "checkpoint": str(flags.ckpt),
         "data set": str(config.data.dataset_dir),
         "split": config.data.split_name + part,
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),

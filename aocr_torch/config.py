@@ -118,6 +118,8 @@ class Model:
     """Decay of BatchNorm's moving averages, once per view and step."""
     batch_norm_cumulative_start: bool = False
     """Moving averages begin as a plain mean and grow into the decay: for trainings of a few thousand steps or fewer."""
+    sync_batch_norm: bool = False
+    """BatchNorm statistics over the batches of all devices in training; by default each device has its own."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.batch_norm_decay < 1, f"batch_norm_decay is {self.batch_norm_decay}: expected 0 <= d < 1")
@@ -216,13 +218,15 @@ class Run:
     """Split of the evaluations during and after training."""
     stop_at_accuracy: float = 0.0
     """End training when an evaluation reaches this StrictSequenceAccuracy; status 1 if none does. 0 for never."""
+    profile: int = 0
+    """Steps, after the first two, of which a profiler's trace is written into train_log_dir; 0 for none."""
     seed: int = 0
     """Seed of the initial weights, the order of the records and the augmentation."""
 
     def __post_init__(self) -> None:
         for name in ("max_number_of_steps", "log_interval_steps", "save_interval_steps", "keep_checkpoints"):
             _require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}: expected at least 1")
-        for name in ("eval_interval_steps", "summary_interval_steps", "histogram_interval_steps"):
+        for name in ("eval_interval_steps", "summary_interval_steps", "histogram_interval_steps", "profile"):
             _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more")
         _require(0 <= self.stop_at_accuracy <= 1, f"stop_at_accuracy is {self.stop_at_accuracy}: expected 0 to 1")
         _require(

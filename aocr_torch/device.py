@@ -8,6 +8,8 @@ import importlib.util
 import os
 import platform
 import random
+import warnings
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,8 @@ def resolve(name: str) -> torch.device:
         raise DeviceError(f"found {module.device_count()} {kind} device(s), no {kind}:{number}: use a smaller index")
     device = torch.device(kind, number)
     module.set_device(device)
+    if kind == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # as with HF32 below: by default convolutions would take it
     if kind == "npu":
         # Precompiled kernels: without this the first 910 compiles every new shape while it trains.
         module.set_compile_mode(jit_compile=False)
@@ -106,9 +110,38 @@ def synchronize(device: torch.device) -> None:
         getattr(torch, device.type).synchronize(device)
 
 
+def profiler(device: torch.device, folder: str, steps: int) -> AbstractContextManager:
+    """Writes a trace of `steps` steps, after one that passes and one that warms up, into `folder` for TensorBoard.
+
+    Its method step() is called after each step.
+    """
+    module = importlib.import_module("torch_npu.profiler") if device.type == "npu" else torch.profiler
+    activities = [module.ProfilerActivity.CPU]
+    if device.type != "cpu":
+        activities.append(getattr(module.ProfilerActivity, device.type.upper()))
+    return module.profile(
+        activities=activities,
+        schedule=module.schedule(wait=1, warmup=1, active=steps, repeat=1),
+        on_trace_ready=module.tensorboard_trace_handler(folder),
+        record_shapes=True,
+        profile_memory=True,
+    )
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """The context in which PyTorch lowers the operations that bear it to `dtype`."""
     return torch.autocast(device.type, dtype=dtype)
+
+
+def can_autocast(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether this torch can lower to `dtype` on the device; before 2.3 it could not lower to float16 on the host."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with autocast(device, dtype):
+                return True
+    except RuntimeError:
+        return False
 
 
 def amp_dtype(device: torch.device) -> torch.dtype:

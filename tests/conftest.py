@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
+from aocr_torch import device as devices
 from aocr_torch.config import parse_arguments
 
 
@@ -19,6 +21,13 @@ def reference() -> Path:
     if not (path / "golden").is_dir():
         pytest.fail(f"AOCR_REFERENCE={folder} has no golden/ folder: correct the variable or unset it")
     return path
+
+
+@pytest.fixture(scope="session")
+def host_float16() -> None:
+    """Skips where this torch computes nothing in float16 on the host."""
+    if not devices.can_autocast(torch.device("cpu"), torch.float16):
+        pytest.skip(f"torch {torch.__version__} has no float16 on the host")
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import flags
 
 ROOT = Path(__file__).parent.parent
@@ -67,6 +68,9 @@ def test_npu_that_is_not_there(tmp_path, code, device, message):
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 5), reason="torch before 2.5 imports no backend by itself"
+)
 def test_torch_that_cannot_be_imported_for_want_of_cann(tmp_path):
     """torch_npu since 2.5.1 is loaded by `import torch`, which fails as a whole without CANN."""
     install(tmp_path, NO_CANN, autoload=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
@@ -51,7 +52,9 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: name a checkpoint that train.py or convert_inception.py wrote")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "TypedStorage is deprecated")  # torch 2.1 warns of its own reader
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for files that are not its own
         hint = "a TensorFlow checkpoint must go through convert_inception.py first"
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}); {hint}") from error

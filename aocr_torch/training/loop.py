@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 
@@ -17,6 +17,7 @@ from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
 from aocr_torch.training.evaluate import evaluate, open_dataset
 from aocr_torch.training.log import Log, Stopwatch, announce, average_age_warning, duration, step_line
+from aocr_torch.training.profile import trace_steps
 from aocr_torch.training.shortage import explain_shortage
 from aocr_torch.training.state import NonFiniteError, Training
 
@@ -72,8 +73,9 @@ def train(config: Config) -> int:
         try:
             for message in [*config.lines(), _summary(training, dataset), *messages]:
                 log.line(message)
-            with stop_on_signals() as stop, explain_shortage(config, device, is_training=True):
-                _run_steps(training, dataset, eval_dataset, checkpoints, log, stop)
+            shortage = explain_shortage(config, device, is_training=True)
+            with stop_on_signals() as stop, shortage, trace_steps(run, device) as end_of_step:
+                _run_steps(training, dataset, eval_dataset, checkpoints, log, stop, end_of_step)
             if stop.signal is not None:
                 return 128 + stop.signal
             if run.stop_at_accuracy and training.best < run.stop_at_accuracy:
@@ -134,6 +136,7 @@ def _run_steps(
     checkpoints: checkpoint.Checkpoints,
     log: Log,
     stop: StopRequest,
+    end_of_step: Callable[[], None],
 ) -> None:
     run = training.config.run
     if _has_finished(training):
@@ -154,6 +157,7 @@ def _run_steps(
         records.note(number, group)
         with records.named():
             losses = training.train_step(group)
+        end_of_step()
         if training.step < number:
             continue  # the gradients overflowed in float16: the loss scale skipped the step
         is_last = number == run.max_number_of_steps
@@ -289,6 +293,8 @@ def _log_step(
         "data": f"{waiting:.0%}",
         "left": duration(left),
     }
+    if not devices.is_host(training.device):
+        details["memory"] = f"{devices.peak_memory(training.device) / 2**30:.2f} GiB"
     loss_scale = training.precision.loss_scale
     if loss_scale is not None:
         values.update(loss_scale=loss_scale.scale, skipped_steps=loss_scale.skipped)

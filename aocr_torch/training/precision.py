@@ -239,8 +239,29 @@ def choose(run: Run, device: torch.device) -> Precision:
     reason = "as asked for" if run.amp_backend == "native" else why_no_apex(device)
     if not reason and run.amp_dtype != "bfloat16":
         return ApexO2(device, "apex amp O2 in float16, because the Ascend apex is installed")
+    return _autocast(run, device, reason or "because apex has no bfloat16")
+
+
+def choose_for_evaluation(run: Run, device: torch.device) -> Autocast:
+    """The precision of an evaluation: float32, or autocast where --amp asks for it.
+
+    Raises:
+        ConfigError: apex is asked for, which casts a model together with its optimizer.
+    """
+    if not run.amp:
+        return Autocast(device, None, "float32")
+    if run.amp_backend == "apex":
+        raise ConfigError(
+            "amp_backend apex is for training only: leave it away, an evaluation with --amp uses autocast"
+        )
+    return _autocast(run, device, "as asked for")
+
+
+def _autocast(run: Run, device: torch.device, reason: str) -> Autocast:
     dtype = devices.amp_dtype(device) if run.amp_dtype == "auto" else getattr(torch, run.amp_dtype)
-    return Autocast(device, dtype, f"autocast in {str(dtype)[6:]}, {reason or 'because apex has no bfloat16'}")
+    if not devices.can_autocast(device, dtype):
+        raise ConfigError(f"amp_dtype {str(dtype)[6:]} cannot be used on {device} with torch {torch.__version__}")
+    return Autocast(device, dtype, f"autocast in {str(dtype)[6:]}, {reason}")
 
 
 def why_no_apex(device: torch.device) -> str:

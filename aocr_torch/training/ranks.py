@@ -37,12 +37,25 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group(devices.process_group_backend(device))
+    dist.init_process_group(devices.process_group_backend(device), **_store())
     try:
         yield
         dist.barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _store() -> dict[str, Any]:
+    """Where the processes find each other, for init_process_group; empty leaves it to the environment.
+
+    torchrun since torch 2.5 keeps one store over all its restarts, in which the addresses of dead processes are found
+    again; so each attempt gets names of its own. Over several machines the attempts are not counted alike.
+    """
+    if os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    store, rank, world_size = next(dist.rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return {"store": dist.PrefixStore(f"attempt {attempt}", store), "rank": rank, "world_size": world_size}
 
 
 def gather(values: list[T]) -> list[T]:

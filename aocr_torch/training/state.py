@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import nullcontext
 from typing import Any
 
@@ -16,6 +17,7 @@ from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.inception import ViewBatchNorm2d
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.model.sync_batch_norm import synchronise_batch_norm
 from aocr_torch.training import checkpoint, precision, ranks
 from aocr_torch.training.finetune import remap_charset_rows
 from aocr_torch.training.optim import (
@@ -62,11 +64,16 @@ class Training:
 
     def distribute(self) -> None:
         """Casts the model and wraps it for several ranks; after the weights are loaded, so that rank 0's reach all."""
+        if self.config.model.sync_batch_norm and ranks.world_size() > 1:
+            synchronise_batch_norm(self.model)
         self.precision.prepare(self.model, self.optimizer)
         if ranks.world_size() > 1:
             # BatchNorm's averages stay each rank's own and rank 0's are saved: training never reads them.
             index = None if devices.is_host(self.device) else [self.device.index]
-            self.network = nn.parallel.DistributedDataParallel(self.model, device_ids=index, broadcast_buffers=False)
+            wrap = nn.parallel.DistributedDataParallel
+            known = inspect.signature(wrap).parameters
+            keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+            self.network = wrap(self.model, device_ids=index, **{keep_buffers: False})  # renamed in torch 2.13
 
     def views(self, batch: dict[str, Any], is_training: bool) -> Tensor:
         """A batch's images on the device: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""

@@ -17,7 +17,7 @@ def spread(module: torch.nn.Module) -> torch.nn.Module:
     """Random weights large enough that every path matters and cells reach their clip."""
     generator = torch.Generator().manual_seed(SEED + 1)
     for parameter in module.double().parameters():
-        torch.nn.init.normal_(parameter, std=0.8, generator=generator)
+        parameter.data.normal_(std=0.8, generator=generator)
     return module
 
 

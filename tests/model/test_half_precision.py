@@ -1,9 +1,15 @@
 """The network in float16 and bfloat16 beside float32, and with everything that could overflow pushed to its bounds."""
 
+import copy
+
+import numpy as np
 import pytest
 import torch
 
-from aocr_torch.config import Config
+from aocr_torch.config import Config, Data, Model
+from aocr_torch.data.augment import split_views
+from aocr_torch.interop.tf_checkpoint import open_checkpoint
+from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.model.decoder import AttentionDecoder
 from aocr_torch.model.loss import sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
@@ -22,6 +28,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(B, L, C, generator=generator).relu(), torch.randint(0, K, (B, T), generator=generator)
 
 
+@pytest.mark.usefixtures("host_float16")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_decoder_under_autocast(dtype, cell):
@@ -35,6 +42,7 @@ def test_decoder_under_autocast(dtype, cell):
     assert (attention - exact_attention).abs().max() < TOLERANCE[dtype] * exact_attention.max()
 
 
+@pytest.mark.usefixtures("host_float16")
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_decoder_in_float16_throughout(cell):
     """As apex's O2 runs it: weights and features float16, nothing cast from outside."""
@@ -49,6 +57,50 @@ def test_decoder_in_float16_throughout(cell):
     torch.testing.assert_close(loss, sequence_loss(exact, labels, K - 1), rtol=1e-3, atol=0)
 
 
+@pytest.fixture(scope="module")
+def golden(reference) -> tuple[AttentionDecoder, torch.Tensor, torch.Tensor]:
+    """The trained decoder of the reference, features and labels of the golden batch: (3, 1024, 288), (3, 37)."""
+    forward = np.load(reference / "golden" / "forward.npz")
+    model = AttentionOCR(Data(), Model(), K)
+    with open_checkpoint(reference / "golden" / "ckpt_v2" / "model.ckpt-123") as reader:
+        model.load_state_dict(model_state_from_tf({name: reader.tensor(name) for name in reader.variables})[0])
+    with torch.no_grad():
+        features = model.eval().features(split_views(torch.from_numpy(forward["images_uint8"]), 4))
+        _, attention = model.decoder(features)
+    np.testing.assert_allclose(attention, forward["eval/attention_masks"], atol=1e-4)
+    return model.decoder, features, torch.from_numpy(forward["labels"])
+
+
+@pytest.mark.usefixtures("host_float16")
+@pytest.mark.parametrize("way", ["autocast", "throughout"])
+def test_golden_batch_in_float16(golden, way):
+    """Nothing overflows, the softmax stays one, and loss and gradients are float32's; with the loss scale 2**10."""
+    exact, features, labels = golden
+    exact_logits, exact_attention = exact(features, labels)
+    exact_loss = sequence_loss(exact_logits, labels, K - 1)
+    exact.zero_grad()
+    exact_loss.backward()
+    model = copy.deepcopy(exact)
+    model.zero_grad()
+    if way == "throughout":
+        logits, attention = model.half()(features.half(), labels)
+    else:
+        with torch.autocast("cpu", dtype=torch.float16):
+            logits, attention = model(features, labels)
+    assert logits.dtype == torch.float16
+    assert (logits - exact_logits).abs().max() < TOLERANCE[torch.float16] * exact_logits.abs().max()
+    assert attention.dtype == torch.float32
+    torch.testing.assert_close(attention.sum(2), torch.ones(3, T))
+    assert (attention - exact_attention).abs().max() < TOLERANCE[torch.float16] * exact_attention.max()
+    loss = sequence_loss(logits, labels, K - 1)
+    torch.testing.assert_close(loss, exact_loss, rtol=1e-3, atol=0)
+    (loss * 2.0**10).backward()
+    for (name, ours), theirs in zip(model.named_parameters(), exact.parameters()):
+        difference = (ours.grad.float() / 2.0**10 - theirs.grad).norm() / theirs.grad.norm()
+        assert difference < 0.03, name
+
+
+@pytest.mark.usefixtures("host_float16")
 def test_gradients_in_float16_throughout():
     """With a loss scale they are float32's within float16's own precision."""
     features, labels = inputs()
@@ -60,6 +112,7 @@ def test_gradients_in_float16_throughout():
         assert difference < 0.03, name
 
 
+@pytest.mark.usefixtures("host_float16")
 def test_large_energies_neither_overflow_nor_lose_the_softmax():
     """Energies of some hundreds, apart by more than exp of float16 bears (11): one position takes all the weight."""
     model, (features, labels) = decoder().half(), inputs()
@@ -81,6 +134,7 @@ def test_large_logits_have_a_finite_loss():
     assert torch.isfinite(sequence_loss(logits, labels, K - 1))
 
 
+@pytest.mark.usefixtures("host_float16")
 @pytest.mark.parametrize("decoder_flags", [{}, {"use_attention": False}, {"cell": "gru"}, {"encode_coordinates": True}])
 def test_every_decoder_trains_in_float16_throughout(decoder_flags):
     config = Config().replace(

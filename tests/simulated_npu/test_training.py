@@ -1,6 +1,8 @@
 """`python train.py --device npu:0 --amp` from end to end on the simulated device, in both of its overflow modes."""
 
 import json
+import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,17 @@ def test_float32_reads_nothing_outside_logging_steps(simulated_npu, tiny_dataset
     assert facts["steps"][1]["copies_after"]["scalar"] > 0  # the log line
 
 
+def test_a_trace_and_the_peak_memory(simulated_npu, tiny_dataset, tmp_path):
+    flags = arguments(dataset_dir=tiny_dataset, train_log_dir=tmp_path, amp=False, profile=1)
+    result = simulated_npu(apex=False).run(ROOT / "train.py", *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    (trace,) = tmp_path.glob("*.pt.trace.json")
+    names = [event.get("name", "") for event in json.loads(trace.read_text())["traceEvents"]]
+    assert len([name for name in names if name.startswith("ProfilerStep#")]) == 1
+    (memory,) = re.findall(r"global step 4: .* memory (\d+\.\d\d) GiB", result.stdout)
+    assert float(memory) > 0
+
+
 def test_float32_is_the_hosts(simulated_npu, tiny_dataset, tmp_path):
     """The device computes with the host's kernels, so nothing but placement may differ."""
     npu = simulated_npu()
@@ -130,6 +143,44 @@ def test_apex_resumes_to_the_bit(simulated_npu, tiny_dataset, tmp_path):
     assert checkpoint.load(parts)["step"] == 5
 
 
+def test_fifty_steps_on_real_signs_killed_and_resumed(simulated_npu, reference, tmp_path):
+    """The loss falls, a forced overflow is handled by the table, and a kill changes nothing."""
+    npu = simulated_npu()
+    flags = arguments(
+        dataset_dir=reference / "fsns",
+        image_height=150,
+        image_width=600,
+        num_views=4,
+        max_sequence_length=37,
+        crop_width=160,  # float16 is slow on the host that the device is simulated on
+        crop_height=40,
+        batch_size=2,
+        final_endpoint="Conv2d_3b_1x1",
+        optimizer="adam",
+        learning_rate=0.005,
+        max_number_of_steps=50,
+        log_interval_steps=10,
+        save_interval_steps=20,
+    )
+    forced = {"WATCH_SCALE": "256", "WATCH_OVERFLOW": "10 15"}
+    whole = npu.run(WATCH, tmp_path / "whole", *flags, f"--train_log_dir={tmp_path}/log", **forced)
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    steps = facts_of(tmp_path / "whole")["steps"]
+    assert_scaled_by_the_table(steps, start=256.0)
+    assert [step["step"] for step in steps[8:16]] == [9, 9, 10, 11, 12, 13, 13, 14]
+    assert (steps[-1]["scale"]["scale"], steps[-1]["scale"]["skipped"]) == (128.0, 2)
+    losses = [step["loss"] for step in steps]
+    assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
+    killed = npu.run(WATCH, tmp_path / "killed", *flags, f"--train_log_dir={tmp_path}/again", WATCH_KILL="31", **forced)
+    assert killed.returncode == -signal.SIGKILL
+    resumed = npu.run(WATCH, tmp_path / "resumed", *flags, f"--train_log_dir={tmp_path}/again")
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert f"resuming from {tmp_path}/again/checkpoint-00000020.pth at step 20" in resumed.stdout
+    assert_same_training(checkpoint.load(tmp_path / "again"), checkpoint.load(tmp_path / "log"))
+    again = facts_of(tmp_path / "resumed")["steps"]
+    assert [step["loss"] for step in again] == losses[-len(again) :]
+
+
 @pytest.mark.parametrize("saturates", [False, True], ids=["inf_nan", "saturating"])
 @pytest.mark.parametrize("apex", [True, False], ids=["apex", "native"])
 def test_two_ranks_agree_on_an_overflow_of_one(simulated_npu, tiny_dataset, tmp_path, apex, saturates):
@@ -140,6 +191,7 @@ def test_two_ranks_agree_on_an_overflow_of_one(simulated_npu, tiny_dataset, tmp_
         device="npu",
         batch_size=2,
         accumulate_steps=2,
+        sync_batch_norm=True,
         max_number_of_steps=6,
         eval_after_training=True,
     )

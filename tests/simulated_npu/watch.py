@@ -1,13 +1,15 @@
 """Trains like train.py on the simulated device and writes down what no user sees: `watch.py FACTS.json FLAGS...`.
 
 WATCH_OVERFLOW="5 6": the 5th and 6th calls of train_step get gradients that overflow float16, on rank WATCH_RANK only
-where that is set. WATCH_SCALE="65536": the loss scale begins there, which spares some thirty steps that overflow.
+where that is set. WATCH_SCALE="65536": the loss scale of a new training begins there, which spares some thirty steps
+that overflow. WATCH_KILL="30": the process kills itself before its 30th call of train_step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -18,6 +20,7 @@ from aocr_torch.training.loop import train
 from aocr_torch.training.state import Training
 
 OVERFLOW = {int(number) for number in os.environ.get("WATCH_OVERFLOW", "").split()}
+KILL = int(os.environ.get("WATCH_KILL", "0"))
 RANK = os.environ.get("RANK", "0")
 HITS_THIS_RANK = os.environ.get("WATCH_RANK", RANK) == RANK
 
@@ -53,8 +56,10 @@ class Watch:
     def __call__(self, training: Training, batches: list) -> dict:
         if self.steps:
             self.steps[-1]["copies_after"] = copies()  # by the loop, between two steps
-        elif "WATCH_SCALE" in os.environ:
+        elif "WATCH_SCALE" in os.environ and not training.step:
             training.precision.loss_scale.scale = float(os.environ["WATCH_SCALE"])
+        if len(self.steps) + 1 == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
         torch.npu.log_ops(False)
         before = {name: value.clone() for name, value in training.precision.model_state(training.model).items()}
         if len(self.steps) + 1 in OVERFLOW and HITS_THIS_RANK:

@@ -348,6 +348,20 @@ def test_eval_refuses_a_data_set_with_another_charset(tiny_dataset, tmp_path):
     assert result.stderr.count("\n") == 1
 
 
+def test_eval_in_mixed_precision_says_so(tiny_dataset, tiny_checkpoint, capsys):
+    import eval as program
+
+    base = ["--ckpt", str(tiny_checkpoint), "--dataset_dir", str(tiny_dataset), "--device=cpu"]
+    assert program.main(base) == 0
+    assert "cpu, float32\n" in capsys.readouterr().out
+    assert program.main([*base, "--amp"]) == 0
+    out = capsys.readouterr().out
+    assert "cpu, autocast in bfloat16, as asked for\n" in out
+    assert "7 of 7 records, 0 skipped" in out
+    with pytest.raises(ConfigError, match="amp_backend apex is for training only"):
+        program.main([*base, "--amp", "--amp_backend=apex"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -101,6 +101,7 @@ def choose(**changes) -> precision.Precision:
     return precision.choose(configure(**changes).run, CPU)
 
 
+@pytest.mark.usefixtures("host_float16")
 def test_what_the_flags_choose():
     assert choose().description == "float32"
     assert choose().loss_scale is None
@@ -115,6 +116,12 @@ def test_what_the_flags_choose():
         configure(amp=True, amp_backend="apex", amp_dtype="bfloat16")
     with pytest.raises(ConfigError, match="max_consecutive_skips is 0"):
         configure(max_consecutive_skips=0)
+
+
+def test_a_format_that_this_torch_lacks(monkeypatch):
+    monkeypatch.setattr(precision.devices, "can_autocast", lambda device, dtype: False)
+    with pytest.raises(ConfigError, match="amp_dtype float16 cannot be used on cpu with torch"):
+        choose(**FLOAT16)
 
 
 def package(monkeypatch, **attributes) -> None:
@@ -173,6 +180,7 @@ def logged(folder) -> list[dict]:
     return [line for line in lines if "total_loss" in line]
 
 
+@pytest.mark.usefixtures("host_float16")
 @pytest.mark.slow
 @pytest.mark.parametrize("amp", [{"amp": True}, FLOAT16], ids=["bfloat16", "float16"])
 def test_mixed_precision_learns_as_float32_does(tmp_path, amp):
@@ -206,8 +214,10 @@ def test_mixed_precision_learns_as_float32_does(tmp_path, amp):
         assert "scale" not in log.splitlines()[-1]
 
 
-def test_float16_resumes_to_the_bit_while_it_skips(tiny_dataset, tmp_path):
+@pytest.mark.usefixtures("host_float16")
+def test_float16_resumes_to_the_bit_while_it_skips(tiny_dataset, tmp_path, monkeypatch):
     """A checkpoint at each step, each continued: the scale, its counters and the place in the data go on."""
+    monkeypatch.setattr(LossScale, "START", 2.0**16)  # float16 is slow on the host, and 2**32 takes thirty steps
     changes = {"dataset_dir": tiny_dataset, "max_number_of_steps": 4, "save_interval_steps": 1, "ema_decay": 0.9}
     changes.update(FLOAT16, keep_checkpoints=9)
     assert train(configure(train_log_dir=tmp_path / "whole", **changes)) == 0
@@ -227,6 +237,7 @@ def test_float16_resumes_to_the_bit_while_it_skips(tiny_dataset, tmp_path):
         assert all(torch.equal(value, averages[name]) for name, value in again["ema"]["averages"].items())
 
 
+@pytest.mark.usefixtures("host_float16")
 def test_a_skipped_step_changes_nothing_but_the_scale_and_the_place_in_the_data(tiny_dataset, monkeypatch):
     from aocr_torch.data.fsns import collate
     from aocr_torch.training.evaluate import open_dataset
@@ -248,9 +259,11 @@ def test_a_skipped_step_changes_nothing_but_the_scale_and_the_place_in_the_data(
     assert not torch.equal(training.model.decoder.classifier.weight, weights["decoder.classifier.weight"])
 
 
+@pytest.mark.usefixtures("host_float16")
 def test_a_loss_that_is_never_finite_stops_at_the_floor(tiny_dataset, tmp_path, monkeypatch):
     original = Training._sequence_loss
     monkeypatch.setattr(Training, "_sequence_loss", lambda self, batch: original(self, batch) * float("nan"))
+    monkeypatch.setattr(LossScale, "START", 4.0)
     changes = {"dataset_dir": tiny_dataset, "max_consecutive_skips": 3, "batch_size": 2, **FLOAT16}
     message = r"3 steps in a row after step 0 overflowed at the lowest loss scale 1: .*; records: train-\d+.*, train-"
     with pytest.raises(NonFiniteError, match=message):
@@ -265,7 +278,9 @@ def test_bfloat16_has_no_scale_and_stops_at_once(tiny_dataset, tmp_path, monkeyp
         train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, amp=True))
 
 
-def test_a_training_may_change_its_precision(tiny_dataset, tmp_path):
+@pytest.mark.usefixtures("host_float16")
+def test_a_training_may_change_its_precision(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(LossScale, "START", 2.0**16)
     base = {"dataset_dir": tiny_dataset, "train_log_dir": tmp_path}
     for steps, amp in ((1, {}), (2, FLOAT16), (3, {"amp": True}), (4, {})):
         assert train(configure(max_number_of_steps=steps, **base, **amp)) == 0

@@ -10,25 +10,27 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import flags, spoil
+from tiny import flags, spoil, write
 
 from aocr_torch.training import checkpoint
 
 ROOT = Path(__file__).parent.parent.parent
+SUPPORT = ROOT / "tests" / "support"
 
 
-def torchrun(num_ranks: int, program: Path, *arguments: str) -> subprocess.CompletedProcess:
+def torchrun(num_ranks: int, program: Path, *arguments: str, restarts: int = 0) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={num_ranks}"]
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
+    command.append(f"--max-restarts={restarts}")
+    path = os.pathsep.join([str(ROOT), str(SUPPORT)])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, str(program), *arguments], env=environment, capture_output=True, text=True, timeout=300
+        [*command, str(program), *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=120
     )
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_every_record_exactly_once(tiny_dataset, tmp_path, num_ranks):
-    result = torchrun(num_ranks, ROOT / "tests" / "support" / "count_records.py", str(tiny_dataset), str(tmp_path))
+    result = torchrun(num_ranks, SUPPORT / "count_records.py", str(tiny_dataset), str(tmp_path))
     assert result.returncode == 0, result.stderr
     by_rank = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(num_ranks)]
     for num_workers in ("0", "2"):
@@ -95,6 +97,58 @@ def test_ranks_that_stand_at_different_steps_say_so(tiny_dataset, tmp_path):
     result = torchrun(2, program, str(tmp_path), *arguments)
     assert result.returncode != 0
     assert "error: the ranks stand at steps 2, 0: train_log_dir must be one folder for all of them" in result.stderr
+
+
+def gradients(num_ranks: int, dataset: Path, folder: Path, global_batch: int, statistics: str) -> dict:
+    out = folder / f"{statistics}-{num_ranks}.pth"
+    result = torchrun(num_ranks, SUPPORT / "gradients_of_ranks.py", dataset, out, global_batch, statistics)
+    assert result.returncode == 0, result.stderr
+    return torch.load(out, weights_only=True)
+
+
+def difference(ours: dict, theirs: dict) -> float:
+    """The largest relative difference, norm by norm."""
+    assert ours.keys() == theirs.keys()
+    return max(((ours[n] - theirs[n]).norm() / theirs[n].norm().clamp(min=1e-12)).item() for n in theirs)
+
+
+@pytest.mark.parametrize(("statistics", "global_batch"), [("frozen", 32), ("synchronised", 8)])
+def test_two_ranks_have_the_gradients_of_one_with_twice_the_batch(tmp_path, statistics, global_batch):
+    dataset = write(tmp_path / "data", train=32, validation=1, test=1)
+    one = gradients(1, dataset, tmp_path, global_batch, statistics)
+    two = gradients(2, dataset, tmp_path, global_batch, statistics)
+    assert difference(two["gradients"], one["gradients"]) < 1e-6
+    norms = {name: value for name, value in one["buffers"].items() if "running" in name}
+    assert difference({name: two["buffers"][name] for name in norms}, norms) < 1e-6
+    if statistics == "synchronised":
+        apart = gradients(2, dataset, tmp_path, global_batch, "apart")
+        assert difference(apart["gradients"], one["gradients"]) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raise", "kill"])
+def test_a_rank_that_dies_ends_the_job_or_is_restarted_to_the_same_numbers(tiny_dataset, tmp_path, how):
+    arguments = flags(
+        dataset_dir=tiny_dataset, max_number_of_steps=5, save_interval_steps=2, batch_size=2, device="cpu"
+    )
+    log_dir = f"--train_log_dir={tmp_path}/log"
+    result = torchrun(2, SUPPORT / "dying_rank.py", tmp_path / "ended", how, *arguments, log_dir)
+    assert result.returncode != 0
+    if how == "raise":
+        assert "RuntimeError: rank 1 has had enough" in result.stderr
+        assert "train_step_or_die" in result.stderr  # the traceback
+    else:
+        assert "Signal 9 (SIGKILL)" in result.stderr
+    assert checkpoint.load(tmp_path / "log")["step"] == 2
+    shutil.rmtree(tmp_path / "log")
+    again = torchrun(2, SUPPORT / "dying_rank.py", tmp_path / "again", how, *arguments, log_dir, restarts=1)
+    assert again.returncode == 0, again.stderr
+    assert "resuming from" in again.stdout
+    whole = torchrun(2, ROOT / "train.py", *arguments, f"--train_log_dir={tmp_path}/whole")
+    assert whole.returncode == 0, whole.stderr
+    ours, theirs = checkpoint.load(tmp_path / "log"), checkpoint.load(tmp_path / "whole")
+    assert (ours["step"], ours["position"]) == (5, 20)
+    assert all(torch.equal(value, theirs["model"][name]) for name, value in ours["model"].items())
 
 
 def test_skipped_records_of_every_rank_are_listed(tiny_dataset, tmp_path):
