@@ -8,12 +8,14 @@ import importlib.util
 import os
 import platform
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+ONNX_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "npu": "CANNExecutionProvider"}
 
 
 class DeviceError(ValueError):
@@ -32,20 +34,18 @@ def resolve(name: str) -> torch.device:
     """
     if name == "auto":
         name = next((kind for kind in ("npu", "cuda") if _is_available(kind)), "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in BACKENDS or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise DeviceError(f"found device {name!r}: expected cpu, cuda, cuda:0, npu, npu:0 or auto")
+    kind, index = _parse(name)
     if kind == "cpu":
         tune_host_allocator()
         return torch.device("cpu")
-    if index and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+    if index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise DeviceError(f"--device {name} would put every process on one device: use --device {kind} with torchrun")
     if kind == "npu":
         _import_torch_npu()
     module = getattr(torch, kind)
     if not module.is_available():
         raise DeviceError(f"found no {kind} device: check the driver and the torch build, or use --device cpu")
-    number = int(index) if index else int(os.environ.get("LOCAL_RANK", "0"))
+    number = int(os.environ.get("LOCAL_RANK", "0")) if index is None else index
     if number >= module.device_count():
         raise DeviceError(f"found {module.device_count()} {kind} device(s), no {kind}:{number}: use a smaller index")
     device = torch.device(kind, number)
@@ -83,6 +83,33 @@ def _import_torch_npu() -> Any:
             f"torch_npu is installed but does not load ({str(error).splitlines()[0]}): "
             "source CANN's set_env.sh, and check that torch_npu is the one made for this torch"
         ) from error
+
+
+def onnx_providers(name: str, available: Sequence[str]) -> list[Any]:
+    """The execution providers to ask onnxruntime for, best first.
+
+    Args:
+        name: as for `resolve`; auto is the best of the available ones. available: those of the installed onnxruntime.
+
+    Raises:
+        DeviceError: unknown name, or an onnxruntime without that provider.
+    """
+    if name == "auto":
+        name = next((kind for kind in ("npu", "cuda") if ONNX_PROVIDERS[kind] in available), "cpu")
+    kind, index = _parse(name)
+    host = ONNX_PROVIDERS["cpu"]
+    if kind == "cpu":
+        return [host]
+    if ONNX_PROVIDERS[kind] not in available:
+        raise DeviceError(f"found an onnxruntime without {ONNX_PROVIDERS[kind]}: install its {kind} build, or use cpu")
+    return [(ONNX_PROVIDERS[kind], {"device_id": index or 0}), host]
+
+
+def _parse(name: str) -> tuple[str, Optional[int]]:
+    kind, _, index = name.partition(":")
+    if kind not in BACKENDS or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise DeviceError(f"found device {name!r}: expected cpu, cuda, cuda:0, npu, npu:0 or auto")
+    return kind, int(index) if index else None
 
 
 def process_group_backend(device: torch.device) -> str:
