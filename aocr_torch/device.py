@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import os
 import platform
 import random
+import re
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -83,6 +87,42 @@ def _import_torch_npu() -> Any:
             f"torch_npu is installed but does not load ({str(error).splitlines()[0]}): "
             "source CANN's set_env.sh, and check that torch_npu is the one made for this torch"
         ) from error
+
+
+def npu_fault() -> str:
+    """Why torch_npu, which is installed, cannot be used; empty if it can."""
+    try:
+        _import_torch_npu()
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def describe() -> dict[str, str]:
+    """What there is of each kind of device, and the version of CANN, for people; never raises."""
+    facts = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    for kind in ("cuda", "npu"):
+        try:
+            module = getattr(torch, kind, None)
+            there = module is not None and module.is_available()
+            names = Counter(module.get_device_name(i) for i in range(module.device_count())) if there else {}
+            facts[kind] = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none"
+        except Exception as error:  # a driver at odds with its library may raise anything
+            facts[kind] = f"cannot be asked: {' '.join(str(error).split())}"
+    facts["cann"] = _cann_version()
+    return facts
+
+
+def _cann_version() -> str:
+    home = os.environ.get("ASCEND_TOOLKIT_HOME") or os.environ.get("ASCEND_HOME_PATH")
+    if not home:
+        return "none, or its set_env.sh is not sourced"
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(home).glob("*-linux/ascend_toolkit_install.info")):
+            match = re.search(r"^version=(.+)$", path.read_text(errors="replace"), flags=re.MULTILINE)
+            if match:
+                return match.group(1).strip()
+    return "of unknown version"
 
 
 def onnx_providers(name: str, available: Sequence[str]) -> list[Any]:
