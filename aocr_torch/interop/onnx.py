@@ -65,7 +65,7 @@ def export(
 
     Args:
         reader: on the host. charset: of its model.
-        pictures: uint8 (B, H, W, 3), to check with; one by one, and all together.
+        pictures: uint8 (B, H, W, 3), to check with, repeated where there are fewer than CHECK_BATCH.
         takes_bytes: whether the file's input is uint8 (B, H, W, 3); else it is float32 (B, 3, H, W) in [0, 1].
         float16: weights and activations, but for softmax and what follows the logits.
         with_attention: whether attention, if the model has it, is an output.
@@ -80,6 +80,7 @@ def export(
     import_extra("onnxruntime")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = np.resize(pictures, (max(len(pictures), CHECK_BATCH), *pictures.shape[1:]))
     try:
         _trace(reader, beside, pictures[:2], takes_bytes, with_attention)
         model = onnx.load(str(beside))
@@ -125,7 +126,7 @@ def _trace(reader: Reader, path: Path, images: np.ndarray, takes_bytes: bool, wi
 
 @torch.no_grad()
 def verify(path: Path, reader: Reader, charset: Charset, pictures: np.ndarray, tolerance: float) -> dict[str, float]:
-    """Compares the file with `reader` on the pictures (uint8 (B, H, W, 3)), each alone and all in one batch.
+    """Compares the file with `reader` on the pictures (uint8 (B, H, W, 3)), each alone and in batches of CHECK_BATCH.
 
     Returns:
         the largest difference of each output.
@@ -135,20 +136,25 @@ def verify(path: Path, reader: Reader, charset: Charset, pictures: np.ndarray, t
     """
     model = OnnxModel(path)
     worst: dict[str, float] = {}
-    for number in [*range(len(pictures)), None]:
-        images = pictures if number is None else pictures[number : number + 1]
+    batches = [(start, size) for size in (1, CHECK_BATCH) for start in range(0, len(pictures), size)]
+    for first, size in batches:
+        images = pictures[first : first + size]
         expected = {name: values.numpy() for name, values in reader(torch.from_numpy(images)).items()}
-        found = model(images)
-        first = number or 0
+        try:
+            found = model(images)
+        except Exception as error:  # onnxruntime raises a type of its own for every kind of failure
+            reason = " ".join(str(error).split())
+            raise ExportError(f"a batch of {len(images)} cannot be run: {reason}: nothing was written") from None
+        for name, values in found.items():
+            if values.shape != expected[name].shape:
+                raise ExportError(f"{name} is {values.shape}, expected {expected[name].shape}: nothing was written")
         for place, (ours, theirs) in enumerate(zip(found.pop("ids"), expected["ids"]), first):
             read, meant = charset.decode(ours), charset.decode(theirs)
             if read != meant:
-                batch = "alone" if number is not None else f"in a batch of {len(images)}"
-                raise ExportError(
-                    f"picture {place} {batch}: ONNX reads {read!r}, PyTorch {meant!r}: nothing was written"
-                )
+                where = f"picture {place} in a batch of {len(images)}"
+                raise ExportError(f"{where}: ONNX reads {read!r}, PyTorch {meant!r}: nothing was written")
         # The sum of T logarithms is checked by what it makes of the mean.
-        steps = (expected["ids"] != charset.characters.index(NULL)).sum(1) + 1
+        steps = (expected["ids"] != charset.null_id).sum(1) + 1
         found["log_probability"] = np.exp(found["log_probability"] / steps)
         expected["log_probability"] = expected["confidence"]
         for name, values in found.items():

@@ -143,6 +143,16 @@ def test_a_file_that_computes_something_else_is_found_out(factor, message, tmp_p
         interop.verify(tmp_path / "m.onnx", ours, tiny.CHARSET, pictures(ours), interop.TOLERANCE)
 
 
+def test_a_file_of_one_batch_size_is_found_out(tmp_path):
+    ours = reader()
+    interop.export(ours, tiny.CHARSET, tmp_path / "m.onnx", pictures(ours))
+    model = onnx.load(tmp_path / "m.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(interop.ExportError, match="a batch of 8 cannot be run: "):
+        interop.verify(tmp_path / "m.onnx", ours, tiny.CHARSET, pictures(ours), interop.TOLERANCE)
+
+
 def test_what_differs_is_not_written(tmp_path, monkeypatch):
     ours = reader()
     (tmp_path / "m.onnx").write_text("the one before")
