@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import importlib.util
 import os
 import platform
 import random
+import re
 import warnings
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
 import torch
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl", "npu": "hccl"}
+ONNX_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "npu": "CANNExecutionProvider"}
 
 
 class DeviceError(ValueError):
@@ -34,20 +40,18 @@ def resolve(name: str) -> torch.device:
     """
     if name == "auto":
         name = next((kind for kind in ("npu", "cuda") if _is_available(kind)), "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in BACKENDS or (index and not index.isdigit()) or (kind == "cpu" and index):
-        raise DeviceError(f"found device {name!r}: expected cpu, cuda, cuda:0, npu, npu:0 or auto")
+    kind, index = _parse(name)
     if kind == "cpu":
         tune_host_allocator()
         return torch.device("cpu")
-    if index and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+    if index is not None and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise DeviceError(f"--device {name} would put every process on one device: use --device {kind} with torchrun")
     if kind == "npu":
         _import_torch_npu()
     module = getattr(torch, kind)
     if not module.is_available():
         raise DeviceError(f"found no {kind} device: check the driver and the torch build, or use --device cpu")
-    number = int(index) if index else int(os.environ.get("LOCAL_RANK", "0"))
+    number = int(os.environ.get("LOCAL_RANK", "0")) if index is None else index
     if number >= module.device_count():
         raise DeviceError(f"found {module.device_count()} {kind} device(s), no {kind}:{number}: use a smaller index")
     device = torch.device(kind, number)
@@ -87,6 +91,69 @@ def _import_torch_npu() -> Any:
             f"torch_npu is installed but does not load ({str(error).splitlines()[0]}): "
             "source CANN's set_env.sh, and check that torch_npu is the one made for this torch"
         ) from error
+
+
+def npu_fault() -> str:
+    """Why torch_npu, which is installed, cannot be used; empty if it can."""
+    try:
+        _import_torch_npu()
+    except DeviceError as error:
+        return str(error)
+    return ""
+
+
+def describe() -> dict[str, str]:
+    """What there is of each kind of device, and the version of CANN, for people; never raises."""
+    facts = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"}
+    for kind in ("cuda", "npu"):
+        try:
+            module = getattr(torch, kind, None)
+            there = module is not None and module.is_available()
+            names = Counter(module.get_device_name(i) for i in range(module.device_count())) if there else {}
+            facts[kind] = ", ".join(f"{count} x {name}" for name, count in names.items()) or "none"
+        except Exception as error:  # a driver at odds with its library may raise anything
+            facts[kind] = f"cannot be asked: {' '.join(str(error).split())}"
+    facts["cann"] = _cann_version()
+    return facts
+
+
+def _cann_version() -> str:
+    home = os.environ.get("ASCEND_TOOLKIT_HOME") or os.environ.get("ASCEND_HOME_PATH")
+    if not home:
+        return "none, or its set_env.sh is not sourced"
+    with contextlib.suppress(OSError):
+        for path in sorted(Path(home).glob("*-linux/ascend_toolkit_install.info")):
+            match = re.search(r"^version=(.+)$", path.read_text(errors="replace"), flags=re.MULTILINE)
+            if match:
+                return match.group(1).strip()
+    return "of unknown version"
+
+
+def onnx_providers(name: str, available: Sequence[str]) -> list[Any]:
+    """The execution providers to ask onnxruntime for, best first.
+
+    Args:
+        name: as for `resolve`; auto is the best of the available ones. available: those of the installed onnxruntime.
+
+    Raises:
+        DeviceError: unknown name, or an onnxruntime without that provider.
+    """
+    if name == "auto":
+        name = next((kind for kind in ("npu", "cuda") if ONNX_PROVIDERS[kind] in available), "cpu")
+    kind, index = _parse(name)
+    host = ONNX_PROVIDERS["cpu"]
+    if kind == "cpu":
+        return [host]
+    if ONNX_PROVIDERS[kind] not in available:
+        raise DeviceError(f"found an onnxruntime without {ONNX_PROVIDERS[kind]}: install its {kind} build, or use cpu")
+    return [(ONNX_PROVIDERS[kind], {"device_id": index or 0}), host]
+
+
+def _parse(name: str) -> tuple[str, Optional[int]]:
+    kind, _, index = name.partition(":")
+    if kind not in BACKENDS or (index and not index.isdigit()) or (kind == "cpu" and index):
+        raise DeviceError(f"found device {name!r}: expected cpu, cuda, cuda:0, npu, npu:0 or auto")
+    return kind, int(index) if index else None
 
 
 def process_group_backend(device: torch.device) -> str:

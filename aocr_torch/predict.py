@@ -18,12 +18,14 @@ from typing import Optional, Union
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from aocr_torch import device as devices
+from aocr_torch.config import Config
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.pictures import Picture, PictureError, lay_out, read_picture, shown
-from aocr_torch.model.ocr import interpret
+from aocr_torch.model.ocr import AttentionOCR, interpret
 from aocr_torch.training import checkpoint as checkpoints
 
 
@@ -46,11 +48,47 @@ class Reading:
     without attention."""
 
 
+class Reader(nn.Module):
+    """Pictures in, answers out: a model with what stands before and behind it. An exported model is a trace of this.
+
+    Args:
+        model: in evaluation mode. config: its own. null_id: the charset's.
+    """
+
+    def __init__(self, model: AttentionOCR, config: Config, null_id: int) -> None:
+        super().__init__()
+        self.model, self.config, self.null_id = model, config, null_id
+        self.map_shape = model.map_shape
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Reads images.
+
+        Args:
+            images: uint8 (B, H, W, 3), or float32 in [0, 1].
+
+        Returns:
+            ids int64 (B, T), scores float32 (B, T), log_probability float32 (B,), confidence float32 (B,), all as
+            `Prediction` has them, and of a model with attention, attention float32 (B, T, L).
+        """
+        outputs = self.model(split_views(images, self.config.data.num_views, self.config.data.crop))
+        prediction = interpret(outputs["logits"], self.null_id)
+        answer = {
+            "ids": prediction.ids,
+            "scores": prediction.scores,
+            "log_probability": prediction.confidences,
+            "confidence": prediction.normalized_confidences,
+        }
+        if "attention" in outputs:
+            answer["attention"] = outputs["attention"].float()
+        return answer
+
+
 class Predictor:
     """A trained model, ready to read.
 
     Args:
-        checkpoint: a file of train.py, a folder of its checkpoints, or a converted whole model.
+        checkpoint: a file of train.py, a folder of its checkpoints, a converted whole model, or what
+            tools/export_onnx.py made of one (.onnx, for which onnxruntime must be installed).
         device: cpu, cuda:0, npu:0, ... or auto.
         charset: a charset file; only a converted checkpoint, which holds none, needs it.
         batch_size: pictures that are read, and held in memory, at a time.
@@ -69,17 +107,23 @@ class Predictor:
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected at least 1")
-        state = checkpoints.load(Path(checkpoint))
-        config = checkpoints.config_of(state)
-        self.data = config.data
-        own = checkpoints.charset_of(state)
-        if own is None and charset is None:
-            raise checkpoints.CheckpointError(f"{checkpoint}: holds no charset, as it was converted: give its charset")
-        self.charset = Charset.from_file(Path(charset)) if charset is not None else own
-        model = checkpoints.build_model(state, config, self.charset, Path(checkpoint))
-        self.device = devices.resolve(device)
-        self.model = model.to(self.device)
         self.batch_size = batch_size
+        given = None if charset is None else Charset.from_file(Path(charset))
+        if Path(checkpoint).suffix == ".onnx":
+            from aocr_torch.interop.onnx_model import OnnxModel
+
+            self.model = OnnxModel(Path(checkpoint), device)
+            self.charset = given or self.model.charset
+            if self.charset.size != self.model.charset.size:
+                sizes = f"{self.charset.size} classes, the model {self.model.charset.size}"
+                raise checkpoints.CheckpointError(f"{charset}: has {sizes}: leave it away, {checkpoint} holds its own")
+            self._answer, self._is_on_host = self.model, self.model.is_on_host
+        else:
+            self.device = devices.resolve(device)
+            self.model, self.charset = _load(Path(checkpoint), given)
+            self.model.to(self.device)
+            self._answer, self._is_on_host = self._answer_of_torch, devices.is_host(self.device)
+        self.data = self.model.config.data
 
     def __call__(self, images: Iterable[Picture], *, views: Optional[int] = None) -> list[Reading]:
         """Reads pictures of any size and mode; the answer for one does not depend on the others.
@@ -121,34 +165,47 @@ class Predictor:
             return PictureError(error.reason, shown(picture) if is_path else f"picture {number}")
 
     @torch.no_grad()
+    def _answer_of_torch(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        answer = self.model(torch.from_numpy(images).to(self.device))
+        return {name: values.cpu().numpy() for name, values in answer.items()}
+
     def _read(self, images: list[np.ndarray]) -> list[Reading]:
         if not images:
             return []
         count = len(images)
-        if not devices.is_host(self.device):
+        if not self._is_on_host:
             # One shape for all batches: an accelerator compiles, and may choose its kernels, for every other one.
             images = images + images[-1:] * (self.batch_size - count)
-        pixels = torch.from_numpy(np.stack(images)).to(self.device)
-        views = split_views(pixels, self.data.num_views, self.data.crop)  # (B, V, 3, h, w)
-        outputs = self.model(views)
-        prediction = interpret(outputs["logits"], self.charset.null_id)
-        attention = outputs.get("attention")  # (B, T, L)
+        pixels = np.stack(images)  # (B, H, W, 3)
+        answer = self._answer(pixels)
+        attention = answer.get("attention")  # (B, T, L)
         if attention is not None:
-            attention = attention.float().unflatten(2, self.model.map_shape).cpu().numpy()  # (B, T, V, H, W)
-        seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).cpu().numpy()  # (B, V, h, w, 3)
-        ids, scores = prediction.ids.cpu().numpy(), prediction.scores.cpu().numpy()  # (B, T) each
-        sums, means = prediction.confidences.tolist(), prediction.normalized_confidences.tolist()
+            attention = attention.reshape(*attention.shape[:2], *self.model.map_shape)  # (B, T, V, H, W)
+        views = split_views(torch.from_numpy(pixels), self.data.num_views, self.data.crop)  # (B, V, 3, h, w)
+        seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()  # (B, V, h, w, 3)
         readings = []
         for i in range(count):
-            is_character = ids[i] != self.charset.null_id  # (T,)
+            ids = answer["ids"][i]  # (T,)
+            is_character = ids != self.charset.null_id
             readings.append(
                 Reading(
-                    text=self.charset.decode(ids[i].tolist()),
-                    confidence=means[i],
-                    log_probability=sums[i],
-                    character_confidences=tuple(scores[i][is_character].tolist()),
+                    text=self.charset.decode(ids.tolist()),
+                    confidence=float(answer["confidence"][i]),
+                    log_probability=float(answer["log_probability"][i]),
+                    character_confidences=tuple(answer["scores"][i][is_character].tolist()),
                     views=seen[i].copy(),
                     attention=None if attention is None else attention[i][is_character],
                 )
             )
         return readings
+
+
+def _load(path: Path, charset: Optional[Charset]) -> tuple[Reader, Charset]:
+    """The model of a checkpoint on the host, and its charset, or the one given."""
+    state = checkpoints.load(path)
+    config = checkpoints.config_of(state)
+    charset = charset or checkpoints.charset_of(state)
+    if charset is None:
+        raise checkpoints.CheckpointError(f"{path}: holds no charset, as it was converted: give its charset")
+    model = checkpoints.build_model(state, config, charset, path)
+    return Reader(model, config, charset.null_id), charset

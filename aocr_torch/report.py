@@ -34,7 +34,7 @@ def draw_attention(reading: Reading) -> list[Image.Image]:
         ValueError: the model has no attention.
     """
     if reading.attention is None:
-        raise ValueError("this model has no attention to draw: it was trained with use_attention=False")
+        raise ValueError("this model has no attention to draw: trained with use_attention=False, or exported without")
     confidences = reading.character_confidences
     return [
         _frame(reading.views, weights, f"{number + 1}  {character!r}", f"{confidence:.3f}")

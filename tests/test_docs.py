@@ -32,10 +32,6 @@ OTHER_PROGRAMS_FLAGS = {
     "python",
 }
 NO_FILES = {"aocr_torch/1", "aocr_torch/index"}  # a checkpoint's format, and a folder in the cache
-# Described, and not there yet: to be emptied.
-PENDING = {
-    *("tools/export_onnx.py", "aocr_torch/__main__.py"),
-}
 
 
 @cache
@@ -74,7 +70,7 @@ def programs_flags() -> dict[str, set[str]]:
 
 def is_known(flag: str, flags: set[str]) -> bool:
     plain = flag.replace("-", "_")
-    return bool({plain, flag, plain.removeprefix("no_"), plain.removeprefix("no")} & (flags | PENDING | {"help"}))
+    return bool({plain, flag, plain.removeprefix("no_"), plain.removeprefix("no")} & (flags | {"help"}))
 
 
 def test_the_page_of_flags_is_current():
@@ -101,7 +97,7 @@ def test_every_flag_exists(page):
     assert sorted(flag for flag in named - gone if not is_known(flag, anywhere)) == []
     for program, arguments in re.findall(r"(?:^|`|8 )(?:python )?((?:tools/)?\w+\.py) ([^`\n]*)", text, re.MULTILINE):
         for flag in re.findall(r"(?<![\w-])--([a-zA-Z][\w.-]*)", arguments.split("#")[0]):
-            assert program in PENDING or is_known(flag, of_programs[program]), f"{program} --{flag}"
+            assert is_known(flag, of_programs[program]), f"{program} --{flag}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -121,7 +117,7 @@ def test_every_file_link_and_test_exists(page):
     for name, function in re.findall(r"(tests/[\w/]+\.py)::(\w+)", text):
         if f"def {function}(" not in text_of(name):
             missing.add(f"{name}::{function}")
-    assert sorted(missing - PENDING - NO_FILES) == []
+    assert sorted(missing - NO_FILES) == []
 
 
 def test_both_readmes_have_the_same_commands():

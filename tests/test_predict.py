@@ -14,8 +14,10 @@ import tiny
 import torch
 from PIL import Image
 
+from aocr_torch.config import Config
 from aocr_torch.data.pictures import PictureError
-from aocr_torch.predict import Predictor
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.predict import Predictor, Reader
 from aocr_torch.training import checkpoint
 from aocr_torch.training.checkpoint import CheckpointError
 from aocr_torch.training.evaluate import evaluate, open_dataset
@@ -80,6 +82,30 @@ def test_the_answer_does_not_depend_on_the_neighbours(predictor, pictures, tiny_
         assert_same(predictor([image])[0], together[number])
     for reading, other in zip(predictor(images[::-1])[::-1], together):
         assert_same(reading, other)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"final_endpoint": "Mixed_5d"}, {"final_endpoint": "Mixed_6a", "cell": "gru"}, {"use_attention": False}],
+    ids=["attention", "gru", "netslice"],
+)
+def test_ids_and_scores_do_not_depend_on_the_batch(flags):
+    """Of a model deep enough that kernels are chosen by the batch's size, in batches of every size to nine."""
+    config = Config().replace(**{**tiny.FLAGS, "image_height": 80, "image_width": 160, **flags})
+    torch.manual_seed(0)
+    model = AttentionOCR(config.data, config.model, 134).eval()
+    with torch.no_grad():
+        model.decoder.classifier.weight.mul_(30)  # it is sure of what it reads
+    reader = Reader(model, config, 133)
+    images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (9, 80, 160, 3)).astype(np.uint8))
+    with torch.no_grad():
+        together = reader(images)
+        assert together["scores"].max() > 0.9
+        for size in range(1, 9):
+            alone = reader(images[9 - size :])
+            assert torch.equal(alone["ids"], together["ids"][9 - size :])
+            for name in set(alone) - {"ids", "log_probability"}:
+                torch.testing.assert_close(alone[name], together[name][9 - size :], rtol=0, atol=1e-5)
 
 
 def test_confidences_and_attention(predictor, pictures):

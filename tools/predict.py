@@ -34,7 +34,7 @@ class Options:
     images: tuple[str, ...]
     """Files, folders, patterns in quotes, or - for a picture on standard input."""
     ckpt: Optional[Path] = None
-    """Checkpoint of train.py, its folder, or a converted whole model."""
+    """Checkpoint of train.py, its folder, a converted whole model, or an .onnx file of tools/export_onnx.py."""
     device: str = "auto"
     """cpu, cuda:0, npu:0, ... or auto."""
     views: Optional[int] = None

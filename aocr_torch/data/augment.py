@@ -59,7 +59,7 @@ class AugmentParameters:
 def split_views(images: torch.Tensor, num_views: int, crop: Optional[tuple[int, int]] = None) -> torch.Tensor:
     """Cut each image into its views, optionally keep the middle of each view, and scale to [0, 1].
 
-    images: (B, H, W, 3) uint8, the views side by side along the width.
+    images: (B, H, W, 3) uint8, the views side by side along the width; or floating, in [0, 1] already.
     crop: (width, height) in pixels of the whole image: every view keeps int(width / num_views) columns.
     Returns (B, V, 3, h, w) float32. Raises ValueError if the width does not divide or the crop does not fit.
     """
@@ -80,8 +80,9 @@ def split_views(images: torch.Tensor, num_views: int, crop: Optional[tuple[int, 
             )
         top, left = (height - crop_height) // 2, (view_width - crop_width) // 2
         views = views[..., top : top + crop_height, left : left + crop_width]  # (B, V, 3, h, w)
+    scaled = views.to(torch.float32, memory_format=torch.contiguous_format)
     # TensorFlow multiplies by float32(1/255); a division by 255 would differ in the last bit.
-    return views.to(torch.float32, memory_format=torch.contiguous_format).mul_(float(np.float32(1 / 255)))
+    return scaled if images.is_floating_point() else scaled.mul_(float(np.float32(1 / 255)))
 
 
 def draw_parameters(seed: int, positions: torch.Tensor, num_views: int, height: int, width: int) -> AugmentParameters:

@@ -63,6 +63,8 @@ class Findings:
     """Records without a problem of their own."""
     problems: list[str] = field(default_factory=list)
     """One line each."""
+    notes: list[str] = field(default_factory=list)
+    """One line each."""
     lengths: Counter = field(default_factory=Counter)
     """Records by characters of the label."""
     ids: Counter = field(default_factory=Counter)
@@ -150,8 +152,9 @@ def check(
                 _collect(findings, tasks, executor.map(check_shard, *arguments), report)
         except BrokenProcessPool:
             raise BuildError("a process was killed while it read, maybe for memory: give fewer processes") from None
-    between, notes = _duplicates(findings)
+    between, same = _duplicates(findings)
     problems = [line for found in findings.values() for line in found.problems] + between
+    notes = [line for found in findings.values() for line in found.notes] + same
     return Check(findings, problems, notes, layout, charset)
 
 
@@ -169,6 +172,8 @@ def check_shard(path: Path, charset: Charset, layout: Layout, num_samples: int =
     dataset = _open(path, charset, layout)
     found = Findings(records=len(dataset) + len(dataset.shards.bad))
     found.problems += map(str, dataset.shards.bad)
+    if found.records == 0:
+        found.notes.append(f"{path.name} is empty (0 bytes): fine if no records were to be in it")
     wanted = set(np.linspace(0, len(dataset) - 1, num_samples).astype(int).tolist()) if num_samples else set()
     for index in range(len(dataset)):
         try:

@@ -9,6 +9,7 @@ import difflib
 import glob
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -123,7 +124,9 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
         ValueError: it does not decode, has another size or a mode that is refused; the message is a reason.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its size, which is checked before a pixel is decoded
+            image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
         size, mode = image.size, image.mode
         if size == (width, height) and mode in RGB_MODES:
             if "transparency" in image.info:
