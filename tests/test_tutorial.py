@@ -8,7 +8,6 @@ import signal
 import sys
 from pathlib import Path
 
-import pytest
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +30,6 @@ def load(program: str):
     return module
 
 
-@pytest.mark.slow
 def test_every_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # all in this process: another one takes seconds to start
@@ -47,7 +45,7 @@ def test_every_command(tmp_path, monkeypatch, capsys):
 
     said = {}
     commands = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for command in commands:
         python, program, *arguments = shlex.split(command)
         assert python == "python"
@@ -60,8 +58,10 @@ def test_every_command(tmp_path, monkeypatch, capsys):
     assert "12 of 12 records good, 0 problems" in said["tools/check_data.py"]
     assert (tmp_path / "mine.html").is_file()
     assert "1 of 1 records, 0 skipped" in said["eval.py"]
-    assert said["tools/predict.py"].count("photos/") == 13
+    assert said["tools/predict.py"].count("photos/") == 25
     assert (tmp_path / "looked" / "0001.jpg.png").is_file()
+    assert (tmp_path / "mine_report.html").is_file()
+    assert "texts equal" in said["tools/export_onnx.py"]
     (program,) = blocks("python")
     exec(program, {})
     assert len(capsys.readouterr().out.splitlines()) == 2
