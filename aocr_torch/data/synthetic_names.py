@@ -14,6 +14,7 @@ import numpy as np
 
 from aocr_torch.data import synthetic_words as words
 from aocr_torch.data.charset import Charset
+from aocr_torch.data.synthetic_noise import pick
 
 Split = Literal["train", "validation", "test"]
 NameStyle = Literal["french", "short"]
@@ -22,25 +23,10 @@ SHORTEST_MAX_LENGTH = 8
 """Every style has names of eight characters ("Rue Ada") in every split."""
 
 PARTICLES = frozenset(
-    (
-        "de",
-        "du",
-        "des",
-        "la",
-        "le",
-        "les",
-        "et",
-        "sous",
-        "aux",
-        "au",
-        "à",
-        "en",
-        "sur",
-        "lès",
-        "entre",
-        "devant",
-        "derrière",
-    )
+    {
+        *("de", "du", "des", "la", "le", "les", "et", "aux", "au", "à", "en"),
+        *("sous", "sur", "lès", "entre", "devant", "derrière"),
+    }
 )
 """Words that title case leaves small."""
 
@@ -79,10 +65,10 @@ def draw_label(rng: np.random.Generator, style: NameStyle, max_length: int, spli
     """A label of at most `max_length` characters (>= SHORTEST_MAX_LENGTH) out of `split`."""
     while True:
         if style == "french":
-            label = f"{_pick(rng, words.TYPES)} {_french_name(rng)}"
+            label = f"{pick(rng, words.TYPES)} {_french_name(rng)}"
         else:
             name = _invented(rng, _SHORT_ONSETS, _SHORT_ONSETS, _SHORT_VOWELS, _SHORT_CODAS)
-            label = f"{_pick(rng, _SHORT_TYPES)} {name}"
+            label = f"{pick(rng, _SHORT_TYPES)} {name}"
         if len(label) <= max_length and split_of(label) == split:
             return label
 
@@ -101,12 +87,12 @@ def _invented(
     codas: tuple[str, ...],
 ) -> str:
     num_syllables = 2 if rng.random() < 0.55 else int(rng.integers(1, 5))
-    word = "" if rng.random() < 0.2 else _pick(rng, first_onsets)
-    word += _pick(rng, vowels)
+    word = "" if rng.random() < 0.2 else pick(rng, first_onsets)
+    word += pick(rng, vowels)
     for _ in range(num_syllables - 1):
-        word += _pick(rng, onsets) + _pick(rng, vowels)
+        word += pick(rng, onsets) + pick(rng, vowels)
     if rng.random() < 0.4 or len(word) < 3:
-        word += _pick(rng, codas)
+        word += pick(rng, codas)
     return {"ñ": "N", "ä": "A"}.get(word[0], word[0].upper()) + word[1:]  # FSNS has no class for Ñ and Ä
 
 
@@ -123,48 +109,48 @@ def _french_name(rng: np.random.Generator) -> str:
 def _thing(rng: np.random.Generator) -> str:
     """ "de la Gare", "du Vieux Moulin", "des Trois Fontaines", "de l'Étang Sauvage"."""
     gender, article, nouns = _THINGS[int(rng.integers(len(_THINGS)))]
-    noun = _pick(rng, nouns)
+    noun = pick(rng, nouns)
     chance = rng.random()
     if chance < 0.12 and gender in words.ADJECTIVES and noun[0] not in words.VOWELS_AT_START:
-        noun = f"{_pick(rng, words.ADJECTIVES[gender])} {noun}"
+        noun = f"{pick(rng, words.ADJECTIVES[gender])} {noun}"
     elif chance > 0.93:
-        noun = f"{noun} {_pick(rng, words.QUALIFIERS[gender])}"
+        noun = f"{noun} {pick(rng, words.QUALIFIERS[gender])}"
     return article + noun
 
 
 def _person(rng: np.random.Generator) -> str:
     chance = rng.random()
     if chance < 0.3:
-        return _pick(rng, words.PERSONS)
+        return pick(rng, words.PERSONS)
     surname = invented_word(rng)
     if chance < 0.4:
         surname = _of(rng, surname) if rng.random() < 0.6 else f"{surname}-{invented_word(rng)}"
     if chance > 0.93:
-        initials = ".".join(_pick(rng, tuple("ABCDEFGHJKLMNPRSTV")) for _ in range(int(rng.integers(1, 3))))
+        initials = ".".join(pick(rng, tuple("ABCDEFGHJKLMNPRSTV")) for _ in range(int(rng.integers(1, 3))))
         return f"{initials}. {surname}"
     if chance > 0.88:
-        return f"{_pick(rng, words.FIRST_NAMES)} et {_pick(rng, words.FIRST_NAMES)} {surname}"
-    return f"{_pick(rng, words.FIRST_NAMES)} {surname}"
+        return f"{pick(rng, words.FIRST_NAMES)} et {pick(rng, words.FIRST_NAMES)} {surname}"
+    return f"{pick(rng, words.FIRST_NAMES)} {surname}"
 
 
 def _titled(rng: np.random.Generator) -> str:
     if rng.random() < 0.35:
-        return _pick(rng, words.HEROES)
-    first_name = f"{_pick(rng, words.FIRST_NAMES)} " if rng.random() < 0.15 else ""
-    return f"{_pick(rng, words.TITLES)} {first_name}{invented_word(rng)}"
+        return pick(rng, words.HEROES)
+    first_name = f"{pick(rng, words.FIRST_NAMES)} " if rng.random() < 0.15 else ""
+    return f"{pick(rng, words.TITLES)} {first_name}{invented_word(rng)}"
 
 
 def _saint(rng: np.random.Generator) -> str:
     """ "Saint-Martin", "de Saint-Cyr", "Sainte-Odile", "Notre-Dame", "de Saint-Ouvy-sur-Marne"."""
     chance = rng.random()
     if chance < 0.06:
-        return _pick(rng, ("Notre-Dame", "Notre-Dame de Lorette", "Notre-Dame des Champs", "de Notre-Dame"))
+        return pick(rng, ("Notre-Dame", "Notre-Dame de Lorette", "Notre-Dame des Champs", "de Notre-Dame"))
     if chance < 0.3:
-        name = "Sainte-" + (_pick(rng, words.SAINTES) if rng.random() < 0.6 else invented_word(rng))
+        name = "Sainte-" + (pick(rng, words.SAINTES) if rng.random() < 0.6 else invented_word(rng))
     else:
-        name = "Saint-" + (_pick(rng, words.SAINTS) if rng.random() < 0.6 else invented_word(rng))
+        name = "Saint-" + (pick(rng, words.SAINTS) if rng.random() < 0.6 else invented_word(rng))
     if rng.random() < 0.15:
-        name += _pick(rng, ("-sur-", "-en-", "-lès-", "-la-", "-les-")) + _pick(rng, words.RIVERS)
+        name += pick(rng, ("-sur-", "-en-", "-lès-", "-la-", "-les-")) + pick(rng, words.RIVERS)
     return f"de {name}" if rng.random() < 0.15 else name
 
 
@@ -172,23 +158,21 @@ def _dated(rng: np.random.Generator) -> str:
     """Days to remember, regiments, kings."""
     chance = rng.random()
     if chance < 0.4:
-        return f"du {_pick(rng, words.REMEMBERED_DAYS)}"
+        return f"du {pick(rng, words.REMEMBERED_DAYS)}"
     if chance < 0.7:
         day = int(rng.integers(1, 32))
         year = f" {rng.integers(1789, 2000)}" if rng.random() < 0.7 else ""
-        return f"du {'1er' if day == 1 else day} {_pick(rng, words.MONTHS)}{year}"
+        return f"du {'1er' if day == 1 else day} {pick(rng, words.MONTHS)}{year}"
     if chance < 0.85:
-        return (
-            _pick(rng, words.KINGS) if rng.random() < 0.5 else f"{_pick(rng, words.FIRST_NAMES)} {_pick(rng, _ROMAN)}"
-        )
-    return f"du {rng.integers(2, 999)}{_pick(rng, ('e', 'ème', 'è'))} {_pick(rng, words.MEMBERS)}"
+        return pick(rng, words.KINGS) if rng.random() < 0.5 else f"{pick(rng, words.FIRST_NAMES)} {pick(rng, _ROMAN)}"
+    return f"du {rng.integers(2, 999)}{pick(rng, ('e', 'ème', 'è'))} {pick(rng, words.MEMBERS)}"
 
 
 def _place_name(rng: np.random.Generator) -> str:
     chance = rng.random()
     if chance < 0.35:
-        return _pick(rng, words.REGIONS)
-    town = _pick(rng, words.TOWNS) if chance < 0.7 else _pick(rng, words.BATTLES)
+        return pick(rng, words.REGIONS)
+    town = pick(rng, words.TOWNS) if chance < 0.7 else pick(rng, words.BATTLES)
     return _of(rng, town)
 
 
@@ -197,7 +181,7 @@ def _invented_place(rng: np.random.Generator) -> str:
     place = invented_word(rng)
     chance = rng.random()
     if chance < 0.08:
-        return _of(rng, f"{place}-{_pick(rng, ('sur', 'en', 'lès'))}-{_pick(rng, words.RIVERS)}")
+        return _of(rng, f"{place}-{pick(rng, ('sur', 'en', 'lès'))}-{pick(rng, words.RIVERS)}")
     if chance < 0.14:
         return f"{place}-{invented_word(rng)}"
     if chance < 0.22:
@@ -208,7 +192,7 @@ def _invented_place(rng: np.random.Generator) -> str:
         return _of(rng, place)
     if place[0] in words.VOWELS_AT_START:
         return f"des {place}" if chance < 0.78 else f"de l'{place}"
-    return _pick(rng, ("du ", "des ", "de la ", "de la ")) + place
+    return pick(rng, ("du ", "des ", "de la ", "de la ")) + place
 
 
 def _numbered(rng: np.random.Generator) -> str:
@@ -218,10 +202,10 @@ def _numbered(rng: np.random.Generator) -> str:
     forms = (
         f"n° {number}",
         f"Rural n° {number}",
-        f"{_pick(rng, tuple(_CAPITALS))} {number}",
-        f"{_thing(rng)} {_pick(rng, words.ENDS)}",
-        f"{invented_word(rng)} ({_pick(rng, words.ENDS)})",
-        f"{_thing(rng)}, {_pick(rng, ('Bâtiment', 'Lot', 'Entrée', 'Porte'))} {number}",
+        f"{pick(rng, tuple(_CAPITALS))} {number}",
+        f"{_thing(rng)} {pick(rng, words.ENDS)}",
+        f"{invented_word(rng)} ({pick(rng, words.ENDS)})",
+        f"{_thing(rng)}, {pick(rng, ('Bâtiment', 'Lot', 'Entrée', 'Porte'))} {number}",
     )
     return forms[chance]
 
@@ -231,20 +215,16 @@ def _odd(rng: np.random.Generator) -> str:
     symbol = _SYMBOLS[int(rng.integers(len(_SYMBOLS)))]
     word, other = invented_word(rng), invented_word(rng)
     forms = (f"{word} {symbol} {other}", f"{word} {symbol}{rng.integers(1, 100)}", f"« {word} »", f'"{word}"')
-    capital = _pick(rng, tuple(_CAPITALS))
+    capital = pick(rng, tuple(_CAPITALS))
     return (*forms, f"{word} {capital}", f"{capital}{word.lower()}")[int(rng.integers(6))]
 
 
 def _other(rng: np.random.Generator) -> str:
-    return _pick(rng, words.WITH_OTHER_PREPOSITIONS)
+    return pick(rng, words.WITH_OTHER_PREPOSITIONS)
 
 
 def _of(rng: np.random.Generator, name: str) -> str:
     return f"d'{name}" if name[0] in words.VOWELS_AT_START else f"de {name}"
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
 
 
 _KINDS = (

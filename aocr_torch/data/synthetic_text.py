@@ -14,6 +14,7 @@ import numpy as np
 from aocr_torch.data import synthetic_words as words
 from aocr_torch.data.synthetic_effects import SignEffects
 from aocr_torch.data.synthetic_names import ELISIONS, PARTICLES, invented_word
+from aocr_torch.data.synthetic_noise import between, pick
 
 _SHORT_FORMS = {
     **{"Avenue": ("Av.", "Av", "Ave"), "Boulevard": ("Bd", "Boul.", "Bld"), "Place": ("Pl.", "Pl"), "Chemin": ("Ch.",)},
@@ -42,14 +43,14 @@ _PROFESSIONS = (
         "Aviateur",
     ),
 )
-_LANGUAGES = {  # street, square, way; links
-    "breton": (("Straed", "Straed", "Hent", "Plasenn", "Bali"), (" ar ", " an ", " ")),
-    "occitan": (("Carrièra", "Carrièra", "Plaça", "Camin", "Avenguda"), (" de la ", " del ", " dels ")),
-    "corsican": (("Strada", "Carrughju", "Piazza", "Stretta"), (" di u ", " di a ", " ")),
-    "alsatian": (("", "", "Im ", "Zum "), ("",)),
-    "basque": (("",), ("",)),
-    "catalan": (("Carrer", "Plaça", "Camí"), (" de la ", " del ", " d'en ")),
-}
+_LANGUAGES = (  # what stands before and after a name in Breton, Occitan, Corsican, Catalan, Alsatian and Basque
+    (("Straed ", "Straed ar ", "Hent ", "Plasenn an ", "Bali "), ("",)),
+    (("Carrièra ", "Carrièra de la ", "Plaça del ", "Camin dels "), ("",)),
+    (("Strada ", "Carrughju di u ", "Piazza di a ", "Stretta "), ("",)),
+    (("Carrer ", "Carrer d'en ", "Plaça de la ", "Camí del "), ("",)),
+    (("", "", "Im ", "Zum "), ("gass", "wäj", "strooss", "gässel")),
+    (("",), (" karrika", " bidea")),
+)
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,8 @@ def compose(rng: np.random.Generator, label: str, effects: SignEffects) -> SignT
 def _abbreviated(rng: np.random.Generator, word: str) -> str:
     start, hyphen, rest = word.partition("-")
     if start in ("Saint", "Sainte") and hyphen:
-        return f"{_pick(rng, _SHORT_FORMS[start])}{_pick(rng, ('-', '-', ' ', '.'))}{rest}"
-    return _pick(rng, _SHORT_FORMS[word]) if word in _SHORT_FORMS else word
+        return f"{pick(rng, _SHORT_FORMS[start])}{pick(rng, ('-', '-', ' ', '.'))}{rest}"
+    return pick(rng, _SHORT_FORMS[word]) if word in _SHORT_FORMS else word
 
 
 def _capitals_but_for_particles(word: str) -> str:
@@ -129,7 +130,7 @@ def _capitals_but_for_particles(word: str) -> str:
 def _break_lines(rng: np.random.Generator, shown: list[str], max_lines: int) -> list[str]:
     """The words in lines: often the type on its own, else the longest line as short as it can be."""
     text = " ".join(shown)
-    wanted = math.ceil(len(text) / _between(rng, 7, 16))
+    wanted = math.ceil(len(text) / between(rng, 7, 16))
     type_alone = rng.random() < 0.5
     num_lines = min(wanted + type_alone, max_lines, len(shown))
     if num_lines <= 1:
@@ -150,8 +151,8 @@ def _break_lines(rng: np.random.Generator, shown: list[str], max_lines: int) -> 
 
 def _sized(rng: np.random.Generator, lines: list[str], is_small_capitals: bool) -> tuple[Line, ...]:
     """Lines of particles alone are often smaller, and sometimes the type's line is, or all but the last."""
-    minor, first = _between(rng, 0.6, 1.0), max(0.65, min(1.0, _between(rng, 0.6, 1.35)))
-    small = _between(rng, 0.72, 0.85)
+    minor, first = between(rng, 0.6, 1.0), max(0.65, min(1.0, between(rng, 0.6, 1.35)))
+    small = between(rng, 0.72, 0.85)
     sized = []
     for number, line in enumerate(lines):
         is_minor = all(word.lower() in PARTICLES for word in line.split(" "))
@@ -166,9 +167,9 @@ def _sized(rng: np.random.Generator, lines: list[str], is_small_capitals: bool) 
 
 
 def _town(rng: np.random.Generator) -> str:
-    town = _pick(rng, words.TOWNS) if rng.random() < 0.3 else invented_word(rng)
+    town = pick(rng, words.TOWNS) if rng.random() < 0.3 else invented_word(rng)
     if rng.random() < 0.3:
-        town += _pick(rng, ("-sur-", "-en-", "-lès-")) + _pick(rng, words.RIVERS)
+        town += pick(rng, ("-sur-", "-en-", "-lès-")) + pick(rng, words.RIVERS)
     town = f"Ville de {town}" if rng.random() < 0.25 else town
     return town.upper() if rng.random() < 0.7 else town
 
@@ -176,30 +177,18 @@ def _town(rng: np.random.Generator) -> str:
 def _district(rng: np.random.Generator) -> str:
     number = int(rng.integers(1, 21))
     if rng.random() < 0.3:
-        return _pick(rng, ("Quartier ", "QUARTIER ", "Hameau de ", "Secteur ")) + invented_word(rng)
-    return f"{'1er' if number == 1 else f'{number}e'} {_pick(rng, ('Arrt', 'ARRT', 'Arrondissement', 'ARR.'))}"
+        return pick(rng, ("Quartier ", "QUARTIER ", "Hameau de ", "Secteur ")) + invented_word(rng)
+    return f"{'1er' if number == 1 else f'{number}e'} {pick(rng, ('Arrt', 'ARRT', 'Arrondissement', 'ARR.'))}"
 
 
 def _subtitle(rng: np.random.Generator) -> str:
     born = int(rng.integers(1550, 1950))
-    years = f"{born}{_pick(rng, (' - ', '-', ' – '))}{born + int(rng.integers(25, 95))}"
-    profession = _pick(rng, _PROFESSIONS)
+    years = f"{born}{pick(rng, (' - ', '-', ' – '))}{born + int(rng.integers(25, 95))}"
+    profession = pick(rng, _PROFESSIONS)
     forms = (years, f"({years})", profession, f"{profession} {years}", f"{profession}, {years}")
     return (*forms, f"{invented_word(rng)} - {invented_word(rng)}")[int(rng.integers(6))]
 
 
 def _second_name(rng: np.random.Generator) -> str:
-    streets, links = _LANGUAGES[_pick(rng, tuple(_LANGUAGES))]
-    street, name = _pick(rng, streets), invented_word(rng)
-    if links != ("",):
-        return f"{street}{_pick(rng, links)}{name}"
-    ending = _pick(rng, ("gass", "wäj", "strooss", "gässel") if street or len(streets) > 1 else (" karrika", " bidea"))
-    return f"{street}{name}{ending}"
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-def _between(rng: np.random.Generator, low: float, high: float) -> float:
-    return low + (high - low) * float(rng.random())
+    before, after = _LANGUAGES[int(rng.integers(len(_LANGUAGES)))]
+    return f"{pick(rng, before)}{invented_word(rng)}{pick(rng, after)}"
