@@ -59,7 +59,7 @@ class Data:
     skip_bad_records: bool = False
     """Count, list and leave out records that cannot be read, instead of stopping at the first."""
     synthesize: Literal["", "demo", "fsns"] = ""
-    """Draw synthetic signs of this preset into dataset_dir first, unless they are already there."""
+    """Draw synthetic signs of this preset: into dataset_dir first, or without one each when it is read."""
 
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")

@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from aocr_torch.command_line import ConfigError
 
@@ -91,3 +93,16 @@ def test_sigterm_leaves_nothing(tmp_path):
     assert process.returncode == 130
     assert "was not written" in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("keep_sigterm")
+@pytest.mark.parametrize("name", ["sheet.png", "sheet.jpg"])
+def test_the_contact_sheet_shows_a_hundred_signs(tool, tmp_path, capsys, name):
+    sheet = tmp_path / "new" / name
+    assert tool.main([str(tmp_path / "signs"), *SMALL, "--contact_sheet", str(sheet)]) == 0
+    assert f"100 signs shown in {sheet}\n" in capsys.readouterr().out
+    picture = Image.open(sheet)
+    assert (picture.width, picture.height) == (4 * (288 + 6) - 6, 25 * (72 + 17))
+    cells = [np.asarray(picture.crop((x, y, x + 288, y + 72))) for x in (0, 294, 588, 882) for y in range(0, 2225, 89)]
+    assert len({cell.tobytes() for cell in cells}) == 100
+    assert min(cell.std() for cell in cells) > 10

@@ -3,6 +3,7 @@
 python tools/synthesize.py OUT                                 # like FSNS: four views of 150x150, long names
 python tools/synthesize.py OUT --preset demo                   # two views of 48x96, short names on clean plates
 python tools/synthesize.py OUT --num_train 20000 --effects.yaw 30 --processes 2
+python tools/synthesize.py OUT --contact_sheet sheet.png       # and a picture of 100 of them with their labels
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import signal
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Optional
 
 import tyro
 from tqdm import tqdm
@@ -20,6 +21,7 @@ from tqdm import tqdm
 from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
+from aocr_torch.data.synthetic_sheet import draw_contact_sheet
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Options:
     """Processes that draw; the data does not depend on it."""
     force: bool = False
     """Replace another synthetic data set in that folder."""
+    contact_sheet: Optional[Path] = None
+    """Picture to write as well, of 100 training signs with their labels."""
 
 
 def parse(arguments: list[str]) -> Options:
@@ -60,6 +64,10 @@ def main(arguments: list[str]) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
     state = "drawn into" if summary.was_written else "already in"
     print(f"{counts} signs {state} {options.out} (charset of {summary.charset_size})")
+    if options.contact_sheet is not None:
+        options.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
+        draw_contact_sheet(options.parameters).save(options.contact_sheet, quality=40)
+        print(f"100 signs shown in {options.contact_sheet}")
     return 0
 
 

@@ -1,8 +1,9 @@
-"""Synthetic data sets of street signs in FSNS format: parameters, records, and the files on disk.
+"""Synthetic data sets of street signs in FSNS format: the records, and the files on disk.
 
 Record i of a split is a function of (seed, split, i) and the other parameters alone, so a data set has the same bytes
-however many processes draw it. The names are in synthetic_names.py, the pictures in
-synthetic_signs.py, and what makes them hard to read in synthetic_effects.py.
+however many processes draw it, and needs no disk at all (synthetic_records.py). The parameters are in
+synthetic_parameters.py, the names in synthetic_names.py, what a sign shows in synthetic_text.py, the pictures in
+synthetic_signs.py, and how they look and what makes them hard to read in synthetic_effects.py.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Callable, Optional, Union
@@ -26,103 +27,15 @@ import numpy as np
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import encode_example
 from aocr_torch.data.records import write_shard
-from aocr_torch.data.synthetic_effects import SignEffects, SynthesisError
-from aocr_torch.data.synthetic_names import SHORTEST_MAX_LENGTH, NameStyle, Split, draw_label, name_characters
+from aocr_torch.data.synthetic_effects import SynthesisError
+from aocr_torch.data.synthetic_names import Split, draw_label
+from aocr_torch.data.synthetic_parameters import DRAWING_VERSION, PRESETS, SyntheticParameters
 from aocr_torch.data.synthetic_signs import draw_sign
 
-DRAWING_VERSION = 1
-"""Raised with every change that draws other signs from the same parameters."""
+__all__ = ["PRESETS", "SyntheticParameters", "draw_example", "draw_record", "synthesize"]
 
 PARAMETERS_FILE = "synthetic.json"
 _SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True)
-class SyntheticParameters:
-    """A synthetic data set, entirely."""
-
-    num_train: int = 2000
-    """Signs in train/."""
-    num_validation: int = 200
-    """Signs in validation/; their names occur in no other split."""
-    num_test: int = 200
-    """Signs in test/; their names occur in no other split."""
-    num_views: int = 4
-    """Views of each sign, side by side."""
-    height: int = 150
-    """Height of the picture in pixels."""
-    view_width: int = 150
-    """Width of one view in pixels: the picture is num_views times as wide."""
-    max_length: int = 37
-    """Characters in the longest name, and length of the padded label."""
-    names: NameStyle = "french"
-    """french: the grammar of French street names. short: "Rue" and the like with one invented name of few letters."""
-    difficulty: float = 1.0
-    """0 .. 1: the share of the effects that is drawn; 0 is a clean plate from the front."""
-    seed: int = 0
-    """Another seed draws other signs; the names of a split stay held out from the others under every seed."""
-    records_per_shard: int = 250
-    """Records in one file; a file is drawn by one process."""
-    effects: SignEffects = field(default_factory=SignEffects)
-    """What happens to the signs at difficulty 1."""
-
-    def counts(self) -> dict[Split, int]:
-        """Number of records by split."""
-        return {"train": self.num_train, "validation": self.num_validation, "test": self.num_test}
-
-    def charset(self) -> Charset:
-        """All characters that the names can have; id 0 is the space and the last id the null."""
-        return Charset.from_characters(name_characters(self.names))
-
-    def check(self) -> None:
-        """Raises SynthesisError, naming the field, where a value cannot be drawn."""
-        lowest = {
-            **{"num_train": 0, "num_validation": 0, "num_test": 0, "num_views": 1, "seed": 0, "records_per_shard": 1},
-            **{"height": 16, "view_width": 16, "max_length": SHORTEST_MAX_LENGTH},
-        }
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise SynthesisError(f"{name} is {getattr(self, name)}: expected at least {least}")
-        if not any(self.counts().values()):
-            raise SynthesisError("num_train, num_validation and num_test are all 0: nothing to draw")
-        if not 0 <= self.difficulty <= 1:
-            raise SynthesisError(f"difficulty is {self.difficulty}: expected 0 .. 1")
-        if self.names not in ("french", "short"):
-            raise SynthesisError(f"names is {self.names!r}: expected 'french' or 'short'")
-        self.effects.check()
-
-
-PRESETS: dict[str, SyntheticParameters] = {
-    "fsns": SyntheticParameters(),
-    "demo": SyntheticParameters(
-        num_train=8000,
-        num_views=2,
-        height=48,
-        view_width=96,
-        max_length=10,
-        names="short",
-        effects=SignEffects(
-            upper_case=1.0,
-            mixed_case=0.0,
-            max_lines=1,
-            condensed=0.3,
-            margin=0.05,
-            distance=0.1,
-            shift=0.5,
-            yaw=15,
-            pitch=8,
-            rotation=2,
-            blur=0.5,
-            low_resolution=0.1,
-            light=0.25,
-            tint=0.08,
-            noise=4,
-            noise_band=0,
-            missing_views=0.1,
-        ),
-    ),
-}
-"""fsns: like FSNS in size and difficulty. demo: short names on clean plates, learned on two CPU cores in minutes."""
 
 
 @dataclass(frozen=True)
@@ -182,15 +95,27 @@ def synthesize(
     return summary
 
 
-def draw_record(parameters: SyntheticParameters, charset: Charset, split: Split, index: int) -> bytes:
-    """Record `index` of `split` as a serialized tf.Example: a function of its arguments alone."""
+def draw_example(parameters: SyntheticParameters, split: Split, index: int) -> tuple[np.ndarray, str, int]:
+    """Example `index` of `split`, a function of the arguments alone (but not of the counts of the parameters).
+
+    Returns:
+        (uint8 picture (height, num_views * view_width, 3), label, number of real views).
+    """
     words = (parameters.seed, _SPLITS.index(split), index)
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
     label = draw_label(rng, parameters.names, parameters.max_length, split)
     effects = parameters.effects.scaled(parameters.difficulty)
     picture, num_real = draw_sign(rng, label, parameters.num_views, parameters.height, parameters.view_width, effects)
+    return picture, label, num_real
+
+
+def draw_record(
+    parameters: SyntheticParameters, charset: Charset, split: Split, index: int, *, packing: int = 1
+) -> bytes:
+    """`draw_example` as a serialized tf.Example; for `packing` see `encode_png`."""
+    picture, label, num_real = draw_example(parameters, split, index)
     return encode_example(
-        encode_png(picture),
+        encode_png(picture, packing),
         label,
         charset,
         length=parameters.max_length,
@@ -200,11 +125,12 @@ def draw_record(parameters: SyntheticParameters, charset: Charset, split: Split,
     )
 
 
-def encode_png(picture: np.ndarray) -> bytes:
+def encode_png(picture: np.ndarray, packing: int = 1) -> bytes:
     """A uint8 (height, width, 3) picture as PNG, in under half of Pillow's time.
 
     Pillow tries all five filters on every row; here each row is its difference to the one above, packed without
     looking for repetitions, which noisy pictures hardly have: the files are 5 % larger.
+    `packing` 0 does not pack at all, for a picture that is decoded at once.
     """
     height, width, _ = picture.shape
     rows = picture.reshape(height, width * 3)
@@ -212,7 +138,7 @@ def encode_png(picture: np.ndarray) -> bytes:
     filtered[:, 0] = 2  # the filter "up"
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    packer = zlib.compressobj(level=1, strategy=zlib.Z_HUFFMAN_ONLY)
+    packer = zlib.compressobj(level=packing, strategy=zlib.Z_HUFFMAN_ONLY)
     data = packer.compress(filtered.tobytes()) + packer.flush()
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)  # eight bits, RGB
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))

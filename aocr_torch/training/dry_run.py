@@ -45,7 +45,8 @@ def _describe_data(config: Config) -> tuple[Charset, int]:
     else:
         dataset = open_dataset(config, data.split_name)
         charset, num_records = dataset.charset, len(dataset)
-        announce(f"data: {num_records} records of {data.split_name} in {data.dataset_dir}")
+        where = f"in {data.dataset_dir}" if data.dataset_dir is not None else "drawn when they are read"
+        announce(f"data: {num_records} records of {data.split_name} {where}")
         if run.eval_after_training or run.eval_interval_steps:
             count = len(open_dataset(config, run.eval_split, charset))
             announce(f"data: {count} records of {run.eval_split} to evaluate on")

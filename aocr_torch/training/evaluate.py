@@ -45,23 +45,31 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
         charset: a checkpoint's, which must be the data set's.
 
     Raises:
-        ConfigError: no dataset_dir. FileNotFoundError, CharsetError, RecordError: as data/ says them.
+        ConfigError: no dataset_dir, and nothing to synthesize.
+        FileNotFoundError, CharsetError, RecordError: as data/ says them.
     """
     data = config.data
-    if data.dataset_dir is None:
+    if data.dataset_dir is None and data.synthesize:
+        from aocr_torch.data.synthetic_parameters import PRESETS
+        from aocr_torch.data.synthetic_records import DrawnRecords
+
+        shards: Shards = DrawnRecords(PRESETS[data.synthesize], split_name)
+        own = shards.charset
+    elif data.dataset_dir is None:
         raise ConfigError(
             "no data set: give --dataset_dir FOLDER, or let python train.py --config configs/demo.yaml draw its own\n"
             "  FSNS (158 GB): research/street/python/fsns_urls.txt of github.com/tensorflow/models lists its files\n"
             "  pictures of your own: python tools/make_tfrecords.py photos/labels.tsv FOLDER (see docs/tutorial.md)"
         )
-    shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
-    own = Charset.from_file(find_charset(data.dataset_dir, data.charset_filename))
+    else:
+        shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
+        own = Charset.from_file(find_charset(data.dataset_dir, data.charset_filename))
     if charset is not None and charset.characters != own.characters:
         place = next((i for i, pair in enumerate(zip(charset.characters, own.characters)) if pair[0] != pair[1]), None)
         what = f"{charset.size} and {own.size} classes" if place is None else f"they differ first at id {place}"
         raise CharsetError(
-            f"the checkpoint's charset is not that of {data.dataset_dir} ({what}): its ids would be read as other "
-            "characters; evaluate on a data set with the checkpoint's charset"
+            f"the checkpoint's charset is not that of {data.dataset_dir or data.synthesize} ({what}): its ids would be "
+            "read as other characters; evaluate on a data set with the checkpoint's charset"
         )
     return FSNSDataset(
         shards,
