@@ -66,6 +66,15 @@ def pictures(reader: Reader, count: int = 8) -> np.ndarray:
 
 
 @torch.no_grad()
+def clear_pictures(reader: Reader) -> np.ndarray:
+    """Eight in which no character is a near tie: there, float16 may read another one and is right to be refused."""
+    images = pictures(reader, 24)
+    views = split_views(torch.from_numpy(images), reader.config.data.num_views, reader.config.data.crop)
+    best, second = reader.model(views)["logits"].topk(2, dim=2).values.unbind(2)  # (B, T) each
+    return images[(best - second).amin(1).topk(8).indices.numpy()]
+
+
+@torch.no_grad()
 def answers(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:
     return {name: values.numpy() for name, values in reader(torch.from_numpy(images)).items()}
 
@@ -99,7 +108,7 @@ def test_every_model_is_what_pytorch_computes(name, tmp_path):
 @pytest.mark.parametrize("name", ["coordinates", "netslice_autoregressive", "gru_attention", "mixed"])
 def test_float16(name, takes_bytes, tmp_path):
     ours = reader(**MODELS[name])
-    images = pictures(ours)
+    images = clear_pictures(ours)
     options = {"takes_bytes": takes_bytes, "float16": True}
     worst = interop.export(ours, tiny.CHARSET, tmp_path / "half.onnx", images, **options)
     assert 1e-6 < max(worst.values()) < interop.FLOAT16_TOLERANCE
