@@ -118,6 +118,8 @@ class Model:
     """Decay of BatchNorm's moving averages, once per view and step."""
     batch_norm_cumulative_start: bool = False
     """Moving averages begin as a plain mean and grow into the decay: for trainings of a few thousand steps or fewer."""
+    use_fast_path: bool = True
+    """The same numbers up to rounding in less time and memory; False computes operation by operation, to compare."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.batch_norm_decay < 1, f"batch_norm_decay is {self.batch_norm_decay}: expected 0 <= d < 1")
