@@ -1,7 +1,8 @@
 """Evaluate a checkpoint: `python eval.py --ckpt runs/train/best.pth --split_name test`.
 
-Configuration and charset come from the checkpoint; any flag given here wins over them. Every record is evaluated
-exactly once and the counts are stated; the exit status is not 0 if they differ.
+Configuration and charset come from the checkpoint; any flag given here wins over them. The numbers are float32 unless
+--amp is given, whatever the training used. Every record is evaluated exactly once and the counts are stated; the exit
+status is not 0 if they differ.
 """
 
 from __future__ import annotations
@@ -45,16 +46,15 @@ def main(arguments: list[str]) -> int:
         if flags.report_examples < 0:
             raise ConfigError(f"report_examples is {flags.report_examples}: expected 0 or more")
         state.update(checkpoint.load(flags.ckpt))
-        return checkpoint.config_of(state).replace(
-            split_name="test", device="auto", skip_bad_records=False, num_records=None
-        )
+        own = {"split_name": "test", "device": "auto", "skip_bad_records": False, "amp": False, "amp_backend": "native"}
+        return checkpoint.config_of(state).replace(**own, num_records=None)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."
     config, flags = parse_arguments(arguments, description=description, extra=Evaluate(), base=checkpoint_config)
 
     from aocr_torch import device as devices
     from aocr_torch import report_mistakes, report_page
-    from aocr_torch.training import ranks
+    from aocr_torch.training import precision, ranks
     from aocr_torch.training.evaluate import evaluate, open_dataset
     from aocr_torch.training.log import Log, average_age_warning
     from aocr_torch.training.outcomes import OutcomeRecorder
@@ -72,8 +72,9 @@ def main(arguments: list[str]) -> int:
         goes_to = f", report to {flags.report}" if flags.report else ""
         log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}{goes_to}")
         recorder = OutcomeRecorder(dataset.charset) if flags.report else None
+        autocast = precision.choose(config.run, device).autocast()
         with explain_shortage(config, device, is_training=False):
-            evaluation = evaluate(model, dataset, config, device, limit=limit, on_batch=recorder)
+            evaluation = evaluate(model, dataset, config, device, limit=limit, on_batch=recorder, autocast=autocast)
         warning = average_age_warning(model)
         log.evaluation(step, evaluation, warning)
         log.close()

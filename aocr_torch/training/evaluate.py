@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
@@ -82,12 +83,14 @@ def evaluate(
     *,
     limit: Optional[int] = None,
     on_batch: Optional[Callable[[dict[str, Any], Prediction], None]] = None,
+    autocast: Optional[AbstractContextManager] = None,
 ) -> Evaluation:
     """Evaluates the first `limit` records of `dataset` (all by default), split over the ranks.
 
     Args:
         model: an `AttentionOCR` on `device`; put into evaluation mode and back.
         on_batch: called with each batch and what was read, on this rank.
+        autocast: the context of the model's forward passes, entered for each; by default that of the caller.
 
     Raises:
         RecordError: a bad record, unless the data set skips them.
@@ -110,7 +113,9 @@ def evaluate(
             continue
         images = batch["image"] if devices.is_host(device) else _fill_up(batch["image"], data.batch_size)
         views = split_views(images.to(device, non_blocking=True), data.num_views, data.crop)
-        prediction = interpret(model(views)["logits"][:count], charset.null_id)
+        with autocast or nullcontext():
+            logits = model(views)["logits"][:count]
+        prediction = interpret(logits, charset.null_id)
         ids = prediction.ids.cpu()
         texts = [charset.decode(row) for row in ids.tolist()]
         metrics.update(ids, batch["label"], texts, [charset.decode(row) for row in batch["label"].tolist()])
