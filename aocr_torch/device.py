@@ -128,17 +128,6 @@ def describe(device: torch.device) -> str:
         return platform.processor() or platform.machine()
 
 
-def peak_memory(device: torch.device) -> dict[str, tuple[float, str]]:
-    """The most memory that this process ever held, and its tensors on `device`, in MB."""
-    import resource
-
-    per_unit = 1e6 if platform.system() == "Darwin" else 1e3  # bytes there, kilobytes elsewhere
-    peaks = {"process": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_unit, "MB")}
-    if device.type != "cpu":
-        peaks["device"] = (getattr(torch, device.type).max_memory_allocated(device) / 1e6, "MB")
-    return peaks
-
-
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     """The context in which PyTorch lowers the operations that bear it to `dtype`."""
     return torch.autocast(device.type, dtype=dtype)

@@ -190,8 +190,9 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
         training.train_step([batch])
     waits = sorted(waits[1:])
     figures.note("- waiting for data", "s", waits[len(waits) // 2], waits[0], waits[-1])
-    for name, (value, unit) in devices.peak_memory(device).items():
-        figures.note(f"peak memory of the {name}", unit, value, value, value)
+    for name, place in {"process": torch.device("cpu"), "device": device}.items():
+        peak = devices.peak_memory(place) / 1e6  # on the host both are the same
+        figures.note(f"peak memory of the {name}", "MB", peak, peak, peak)
     _measure_inference(figures, training, in_memory[0], product_rate)
 
 
