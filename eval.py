@@ -1,7 +1,8 @@
 """Evaluate a checkpoint: `python eval.py --ckpt runs/train/best.pth --split_name test`.
 
-Configuration and charset come from the checkpoint; any flag given here wins over them. Every record is evaluated
-exactly once and the counts are stated; the exit status is not 0 if they differ.
+Configuration and charset come from the checkpoint; any flag given here wins over them. The numbers are float32 unless
+--amp is given, whatever the training used. Every record is evaluated exactly once and the counts are stated; the exit
+status is not 0 if they differ.
 """
 
 from __future__ import annotations

@@ -120,6 +120,8 @@ class Model:
     """Moving averages begin as a plain mean and grow into the decay: for trainings of a few thousand steps or fewer."""
     sync_batch_norm: bool = False
     """BatchNorm statistics over the batches of all devices in training; by default each device has its own."""
+    use_fast_path: bool = True
+    """The same numbers up to rounding in less time and memory; False computes operation by operation, to compare."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.batch_norm_decay < 1, f"batch_norm_decay is {self.batch_norm_decay}: expected 0 <= d < 1")

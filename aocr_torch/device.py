@@ -171,6 +171,17 @@ def is_host(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
+def is_recording() -> bool:
+    """Whether operations are written down for an export or a compiler, which must see plain ones, rather than run."""
+    is_compiling = getattr(torch.compiler, "is_compiling", None)  # from torch 2.2 on
+    return torch.jit.is_tracing() or (is_compiling is not None and is_compiling())
+
+
+def prefers_channels_last(device: torch.device) -> bool:
+    """Whether convolutions and pools are fastest with the channels innermost."""
+    return device.type in ("cpu", "cuda")
+
+
 def synchronize(device: torch.device) -> None:
     """Waits until the device has done all it was given, for timing."""
     if device.type != "cpu":
@@ -193,6 +204,17 @@ def profiler(device: torch.device, folder: str, steps: int) -> AbstractContextMa
         record_shapes=True,
         profile_memory=True,
     )
+
+
+def hardware_name(device: torch.device) -> str:
+    """The hardware by name."""
+    if device.type != "cpu":
+        return getattr(torch, device.type).get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

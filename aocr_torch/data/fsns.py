@@ -177,11 +177,9 @@ class FSNSDataset(Dataset):
         try:
             features = self._features(index)
             label = torch.tensor(self._label(features, index))
-            encoded = self._values(features, index, "image/encoded", "bytes_list")
-            if len(encoded) != 1:
-                raise self.shards.error(index, f"image/encoded has {len(encoded)} values, expected 1")
+            encoded = self._encoded(features, index)
             try:
-                image = torch.from_numpy(decode_image(encoded[0], self.image_height, self.image_width))
+                image = torch.from_numpy(decode_image(encoded, self.image_height, self.image_width))
             except ValueError as error:
                 raise self.shards.error(index, str(error)) from None
         except RecordError as error:
@@ -197,6 +195,16 @@ class FSNSDataset(Dataset):
     def text(self, index: int) -> str:
         """The record's label as the charset decodes it, so that it compares with decoded predictions."""
         return self.charset.decode(self._label(self._features(index), index))
+
+    def encoded_image(self, index: int) -> bytes:
+        """The PNG or JPEG of a record; raises RecordError."""
+        return self._encoded(self._features(index), index)
+
+    def _encoded(self, features: Any, index: int) -> bytes:
+        encoded = self._values(features, index, "image/encoded", "bytes_list")
+        if len(encoded) != 1:
+            raise self.shards.error(index, f"image/encoded has {len(encoded)} values, expected 1")
+        return encoded[0]
 
     def _features(self, index: int) -> Any:
         try:

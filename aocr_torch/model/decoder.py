@@ -8,11 +8,14 @@ kernel, forget bias and clipping as they are, and on Ascend they need no operato
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from aocr_torch import device as devices
+from aocr_torch.model.attention import Attention
 
 
 class LSTMCell(nn.Module):
@@ -98,6 +101,7 @@ class AttentionDecoder(nn.Module):
         channels: C. num_classes: K. num_steps: T. num_units: U.
         use_autoregression: whether a step is told the previous character.
         cell: "lstm" or "gru". state_clip_value: bound of the LSTM's cell state, 0 for none.
+        is_fast: the same numbers up to rounding in less time and memory; see model/attention.py.
     """
 
     def __init__(
@@ -109,8 +113,10 @@ class AttentionDecoder(nn.Module):
         use_autoregression: bool = True,
         cell: str = "lstm",
         state_clip_value: float = 10.0,
+        is_fast: bool = False,
     ):
         super().__init__()
+        self.is_fast = is_fast
         self.num_steps, self.num_units, self.num_classes = num_steps, num_units, num_classes
         self.use_autoregression = use_autoregression
         self.input_projection = _glorot_linear(num_classes + channels, num_classes)
@@ -132,37 +138,48 @@ class AttentionDecoder(nn.Module):
         Returns:
             logits float (B, T, K) and attention weights float32 or wider (B, T, L), each row summing to 1.
         """
-        batch = features.shape[0]
+        batch, _, channels = features.shape
         keys = self.attention_key(features)  # (B, L, C), the same at every step
+        attend = self._attention(features, keys)
         # A one-hot vector times a matrix is a row of it, so the character part of the projection is an embedding.
-        character_weight, context_weight = self.input_projection.weight.split(
-            [self.num_classes, features.shape[2]], dim=1
-        )
+        character_weight, context_weight = self.input_projection.weight.split([self.num_classes, channels], dim=1)
         characters = character_weight.t()  # (K, K)
-        context = features.new_zeros(batch, features.shape[2])  # (B, C)
+        is_taught = labels is not None or not self.use_autoregression  # no step waits for the choice of the last
+        context = features.new_zeros(batch, channels)  # (B, C)
         state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
         previous: Optional[Tensor] = None
-        all_logits, all_attention = [], []
+        all_outputs, all_attention = [], []
         for step in range(self.num_steps):
             x = F.linear(context, context_weight, self.input_projection.bias)  # (B, K)
             if previous is not None:
                 x = x + F.embedding(previous, characters)
             state = self.cell(x, state)
-            attention, context = self._attend(features, keys, torch.cat(state, 1))
-            output = self.output_projection(torch.cat([state[-1], context], 1))  # (B, U)
-            logits = self.classifier(output)  # (B, K)
+            attention, context = attend(self.attention_query(torch.cat(state, 1)))  # (B, L), (B, C)
+            output = torch.cat([state[-1], context], 1)  # (B, U + C)
+            if not is_taught:
+                output = self._classify(output)  # (B, K)
             if self.use_autoregression:
-                previous = _previous_character(logits, labels, step)
-            all_logits.append(logits)
+                previous = _previous_character(output, labels, step)
+            all_outputs.append(output)
             all_attention.append(attention)
-        return torch.stack(all_logits, 1), torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
+        outputs = torch.stack(all_outputs, 1)
+        return self._classify(outputs) if is_taught else outputs, torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
 
-    def _attend(self, features: Tensor, keys: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        query = self.attention_query(state)  # (B, C)
-        energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)
-        attention = torch.softmax(energy, 1, dtype=torch.promote_types(energy.dtype, torch.float32))
-        context = torch.bmm(attention[:, None].to(features.dtype), features)[:, 0]  # (B, C)
-        return attention, context
+    def _classify(self, output: Tensor) -> Tensor:
+        """Cell output and read-out, (..., U + C) -> logits (..., K)."""
+        return self.classifier(self.output_projection(output))
+
+    def _attention(self, features: Tensor, keys: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+        """What turns a query (B, C) into attention (B, L) and read-out (B, C)."""
+        if self.is_fast and not devices.is_recording():
+            return Attention(features, keys, self.attention_v)
+
+        def attend(query: Tensor) -> tuple[Tensor, Tensor]:
+            energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)
+            attention = torch.softmax(energy, 1, dtype=torch.promote_types(energy.dtype, torch.float32))
+            return attention, torch.bmm(attention[:, None].to(features.dtype), features)[:, 0]
+
+        return attend
 
 
 class NetSliceDecoder(nn.Module):

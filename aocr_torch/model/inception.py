@@ -13,64 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aocr_torch import device as devices
+from aocr_torch.model.batch_norm import ViewBatchNorm2d
 from aocr_torch.model.endpoints import up_to
-
-EPSILON = 0.001
-
-
-class ViewBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm whose training statistics belong to one view each, as the reference runs its tower view by view.
-
-    The scale is a frozen 1 rather than `affine=False`, because mixed precision by Ascend's apex keeps only affine
-    BatchNorm in float32. The moving variance takes the unbiased batch variance, as TensorFlow's fused kernel does.
-
-    Args:
-        channels: C.
-        num_views: V; the input holds the V views of each example one after the other.
-        per_view: statistics and moving averages view by view (V updates a step, the reference); otherwise over all
-            views at once, one update that weighs as much as V.
-        decay: of the moving averages, per view.
-        cumulative_start: the averages start as a plain mean and grow into `decay`: short trainings need it.
-    """
-
-    def __init__(self, channels: int, num_views: int, per_view: bool, decay: float, cumulative_start: bool):
-        super().__init__(channels, eps=EPSILON, momentum=1 - decay)
-        self.weight.requires_grad_(False)
-        self.groups = num_views if per_view else 1
-        self.views_per_update = 1 if per_view else num_views
-        self.decay = decay
-        self.cumulative_start = cumulative_start
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises x, float (N, C, H, W), and in training updates the moving averages."""
-        if not self.training:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
-        images, channels, height, width = x.shape
-        if images % self.groups:
-            raise ValueError(f"found a batch of {images} images, expected whole examples of {self.groups} views")
-        grouped = x.reshape(images // self.groups, self.groups * channels, height, width)  # (B, V*C, H, W), no copy
-        mean = torch.zeros_like(self.running_mean).repeat(self.groups)  # (V*C,)
-        variance = torch.zeros_like(mean)
-        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
-        # With momentum 1 the kernel leaves the batch's own mean and unbiased variance in the two buffers.
-        out = F.batch_norm(grouped, mean, variance, weight, bias, True, 1.0, self.eps)
-        self._update_averages(mean.view(self.groups, channels), variance.view(self.groups, channels))
-        return out.reshape(images, channels, height, width)
-
-    @torch.no_grad()
-    def _update_averages(self, means: Tensor, variances: Tensor) -> None:
-        fraction: float | Tensor = 1 - self.decay**self.views_per_update
-        for mean, variance in zip(means, variances):  # (C,)
-            self.num_batches_tracked += self.views_per_update
-            if self.cumulative_start:
-                plain_mean = self.views_per_update / self.num_batches_tracked.to(mean.dtype)
-                fraction = plain_mean.clamp(min=1 - self.decay**self.views_per_update)
-            self.running_mean.lerp_(mean, fraction)
-            self.running_var.lerp_(variance, fraction)
 
 
 class ConvBatchNorm(nn.Module):
-    """Convolution without bias, BatchNorm, ReLU. `norm` makes the BatchNorm from a channel count."""
+    """Convolution without bias, BatchNorm, ReLU. `norm` makes the BatchNorm from a channel count.
+
+    With `is_fast`, in evaluation the BatchNorm is folded into the convolution's weight and a bias.
+    """
+
+    is_fast = False
 
     def __init__(self, norm, in_channels: int, out_channels: int, kernel, stride: int = 1, padding=0):
         super().__init__()
@@ -79,7 +33,16 @@ class ConvBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W')."""
-        return F.relu(self.bn(self.conv(x)), inplace=True)
+        if not self.is_fast or devices.is_recording():
+            return F.relu(self.bn(self.conv(x)), inplace=True)
+        if self.training:
+            return self.bn.with_relu(self.conv(x))
+        dtype = self.conv.weight.dtype
+        scale = (self.bn.running_var + self.bn.eps).rsqrt() * self.bn.weight  # (C_out,)
+        weight = self.conv.weight * scale[:, None, None, None]
+        bias = self.bn.bias - self.bn.running_mean * scale
+        folded = F.conv2d(x, weight.to(dtype), bias.to(dtype), self.conv.stride, self.conv.padding)
+        return F.relu(folded, inplace=True)
 
 
 def _average_pool(x: Tensor) -> Tensor:
@@ -203,12 +166,21 @@ class InceptionTower(nn.Module):
     Args:
         final_endpoint: one of `endpoints.ENDPOINTS`; what lies behind it is not built.
         num_views, per_view, decay, cumulative_start: see `ViewBatchNorm2d`.
+        is_fast: the same numbers up to rounding in less time and memory: BatchNorm folded into the convolutions in
+            evaluation, channels innermost where the device likes that.
     """
 
     def __init__(
-        self, final_endpoint: str, num_views: int, per_view: bool, decay: float = 0.9997, cumulative_start: bool = False
+        self,
+        final_endpoint: str,
+        num_views: int,
+        per_view: bool,
+        decay: float = 0.9997,
+        cumulative_start: bool = False,
+        is_fast: bool = False,
     ):
         super().__init__()
+        self.num_views, self.per_view, self.is_fast = num_views, per_view, is_fast
 
         def norm(channels: int) -> ViewBatchNorm2d:
             return ViewBatchNorm2d(channels, num_views, per_view, decay, cumulative_start)
@@ -236,15 +208,48 @@ class InceptionTower(nn.Module):
         for name in up_to(final_endpoint):
             self.add_module(name, builders[name]())
         self.apply(_initialise)
+        for module in self.modules():
+            if isinstance(module, ConvBatchNorm):
+                module.is_fast = is_fast
 
     def forward(self, x: Tensor) -> Tensor:
         """Float images (N, 3, h, w), already scaled -> feature maps (N, C, H, W) of the final endpoint."""
+        one_by_one = self._runs_view_by_view(x)
+        self._expect_views(1 if one_by_one else self.num_views)
+        if one_by_one:
+            if len(x) % self.num_views:
+                raise ValueError(f"found {len(x)} images, expected whole examples of {self.num_views} views")
+            views = [x[view :: self.num_views] for view in range(self.num_views)]
+            maps = [self._layers(view.contiguous(memory_format=torch.channels_last)) for view in views]
+            maps = torch.stack([each.permute(0, 2, 3, 1) for each in maps], 1)  # (B, V, H, W, C)
+            return maps.flatten(0, 1).permute(0, 3, 1, 2)
+        is_folded = self.is_fast and not self.training and not devices.is_recording()
+        if is_folded and devices.prefers_channels_last(x.device):
+            x = x.contiguous(memory_format=torch.channels_last)
+        return self._layers(x)
+
+    def _runs_view_by_view(self, x: Tensor) -> bool:
+        """Whether training takes one view after the other.
+
+        With the channels innermost, which is faster, the statistics of all views cannot be taken in one call unless
+        the maps are copied. Where each kernel has to be launched, one for all views is better.
+        """
+        is_fast = self.is_fast and self.training and not devices.is_recording()
+        return is_fast and self.per_view and devices.is_host(x.device)
+
+    def _expect_views(self, number: int) -> None:
+        for module in self.modules():
+            if isinstance(module, ViewBatchNorm2d):
+                module.groups = number if self.per_view else 1
+
+    def _layers(self, x: Tensor) -> Tensor:
         for layer in self.children():
             x = layer(x)
         return x
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
         """As `forward`, but returns the maps of every endpoint by name."""
+        self._expect_views(self.num_views)
         maps = {}
         for name, layer in self.named_children():
             maps[name] = x = layer(x)

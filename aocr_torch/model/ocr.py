@@ -37,6 +37,7 @@ class AttentionOCR(nn.Module):
             model.batch_norm_per_view,
             model.batch_norm_decay,
             model.batch_norm_cumulative_start,
+            model.use_fast_path,
         )
         channels, height, width = map_shape(model.final_endpoint, *data.view_size)
         if model.encode_coordinates:
@@ -51,7 +52,7 @@ class AttentionOCR(nn.Module):
             "state_clip_value": model.lstm_state_clip_value,
         }
         if model.use_attention:
-            self.decoder: nn.Module = AttentionDecoder(channels, **options)
+            self.decoder: nn.Module = AttentionDecoder(channels, **options, is_fast=model.use_fast_path)
         else:
             self.decoder = NetSliceDecoder(channels, data.num_views * height * width, **options)
 

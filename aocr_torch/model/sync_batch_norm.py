@@ -9,10 +9,11 @@ N images of this rank, V views (groups of statistics), C channels, H W map.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-from aocr_torch.model.inception import ViewBatchNorm2d
+from aocr_torch.model.batch_norm import ViewBatchNorm2d
 
 
 class SyncViewBatchNorm2d(ViewBatchNorm2d):
@@ -35,6 +36,10 @@ class SyncViewBatchNorm2d(ViewBatchNorm2d):
         self._update_averages(mean.detach(), variance.detach() * (total / (total - 1)))
         out = centred * (self.weight * torch.rsqrt(variance + self.eps))[:, :, None] + self.bias[:, None]
         return out.to(x.dtype).reshape(images, channels, height, width)
+
+    def with_relu(self, x: Tensor) -> Tensor:
+        """relu(self(x)), whose fast form knows this rank's batch only."""
+        return F.relu(self(x))
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:

@@ -183,7 +183,7 @@ def average_age_warning(model: torch.nn.Module) -> Optional[str]:
     the reference's 0.9997, a common reason for good training losses beside bad evaluations. Averages that start as a
     plain mean hold the early steps of the training instead, which is better and still not what the model is now.
     """
-    from aocr_torch.model.inception import ViewBatchNorm2d
+    from aocr_torch.model.batch_norm import ViewBatchNorm2d
 
     norm = next(m for m in model.modules() if isinstance(m, ViewBatchNorm2d))
     updates = int(norm.num_batches_tracked)

@@ -14,7 +14,7 @@ from aocr_torch.config import Config
 from aocr_torch.data.augment import augment, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
-from aocr_torch.model.inception import ViewBatchNorm2d
+from aocr_torch.model.batch_norm import ViewBatchNorm2d
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.model.sync_batch_norm import synchronise_batch_norm

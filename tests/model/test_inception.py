@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from aocr_torch.model.batch_norm import ViewBatchNorm2d, channel_statistics
 from aocr_torch.model.endpoints import ENDPOINTS, map_shape
-from aocr_torch.model.inception import InceptionTower, ViewBatchNorm2d
+from aocr_torch.model.inception import InceptionTower
 
 
 def batch_norm(**changes) -> ViewBatchNorm2d:
@@ -140,3 +141,47 @@ def test_initial_weights_have_the_reference_spread():
     bound = 2 * (1.3 * 2 / weight[0].numel()) ** 0.5
     assert weight.abs().max() <= bound
     assert weight.std().item() == pytest.approx(np.sqrt(2 / weight[0].numel()), rel=0.02)
+
+
+@pytest.mark.parametrize("per_view", [True, False])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_fast_path_beside_the_plain_one(per_view, is_training):
+    """Maps, gradients and moving averages."""
+    torch.manual_seed(0)
+    plain = InceptionTower("Mixed_5b", 3, per_view, decay=0.5)
+    for module in plain.modules():
+        if isinstance(module, ViewBatchNorm2d):
+            torch.nn.init.uniform_(module.bias, -1, 1)
+            module.running_mean.uniform_(-1, 1)
+            module.running_var.uniform_(0.5, 2)
+    fast = InceptionTower("Mixed_5b", 3, per_view, decay=0.5, is_fast=True)
+    fast.load_state_dict(plain.state_dict())
+    results = []
+    for tower in (plain, fast):
+        tower.double().train(is_training)
+        x = torch.rand(6, 3, 75, 80, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        maps = tower(x)
+        (maps * torch.linspace(0, 1, maps.numel(), dtype=maps.dtype).view_as(maps)).sum().backward()
+        results.append([maps, x.grad, *(p.grad for p in tower.parameters() if p.requires_grad), *tower.buffers()])
+    for theirs, ours in zip(*results):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_fast_path_still_gives_every_endpoint():
+    tower = InceptionTower("Conv2d_3b_1x1", 2, True, is_fast=True)
+    x = torch.rand(4, 3, 40, 40)
+    torch.testing.assert_close(tower(x), tower.endpoints(x)["Conv2d_3b_1x1"], atol=1e-4, rtol=1e-4)
+
+
+def test_a_batch_that_is_not_whole_examples_on_the_fast_path():
+    with pytest.raises(ValueError, match="found 4 images, expected whole examples of 3 views"):
+        InceptionTower("Conv2d_1a_3x3", 3, True, is_fast=True)(torch.zeros(4, 3, 40, 40))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_statistics_of_many_pixels_lose_nothing(dtype):
+    x = (torch.randn(3, 5, 200, 201) + 30).to(dtype)
+    mean, variance = channel_statistics(x)
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), unbiased=False), rtol=1e-5, atol=0)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from tiny import CHARSET, flags, write
 
+import eval as evaluation
 from aocr_torch.config import Config, ConfigError, parse_arguments
+from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training import checkpoint, precision
 from aocr_torch.training.loop import train
 from aocr_torch.training.precision import LossScale
@@ -287,3 +289,19 @@ def test_a_training_may_change_its_precision(tiny_dataset, tmp_path, monkeypatch
     log = (tmp_path / "train.log").read_text()
     assert "changed flag amp: False -> True" in log
     assert checkpoint.load(tmp_path)["step"] == 4
+
+
+def test_eval_runs_in_lower_precision_only_where_asked(tiny_checkpoint, monkeypatch, capsys):
+    dtypes = []
+    forward = AttentionOCR.forward
+
+    def watched(self, *arguments):
+        outputs = forward(self, *arguments)
+        dtypes.append(outputs["logits"].dtype)
+        return outputs
+
+    monkeypatch.setattr(AttentionOCR, "forward", watched)
+    for arguments in ([], ["--amp"]):
+        assert evaluation.main([f"--ckpt={tiny_checkpoint}", "--device=cpu", *arguments]) == 0
+        assert "7 of 7 records, 0 skipped" in capsys.readouterr().out
+    assert dtypes == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]

@@ -1,0 +1,133 @@
+"""Additive attention that keeps nothing of size (B, L, C) per step for the backward pass.
+
+B batch, L positions, C channels, T steps.
+
+Written with plain operations, every step saves tanh(keys + query) for its gradient: 38 MB a step, 1.4 GB a batch of 32
+signs. Here the backward pass computes it again, on the CPU in pieces that fit a core's cache, which is faster than
+fetching it from memory; the gradient of the keys is added up in one buffer, and that of the features is one matrix
+product over all steps. The numbers are those of `AttentionDecoder` without it, up to rounding; all is float32 or wider.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from aocr_torch import device as devices
+
+PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
+
+
+class Attention:
+    """Attention over one batch, for all steps of one reading. It can be differentiated once.
+
+    Args:
+        features: float (B, L, C), what is read out.
+        keys: float (B, L, C), the features as the query meets them.
+        v: float (C,), the weight of each channel in the energy v . tanh(keys + query).
+    """
+
+    def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
+        self._memory = _Memory(features, keys, v)
+        self._token = _Gather.apply(features, keys, v, self._memory)
+
+    def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """query float (B, C) -> attention float32 or wider (B, L), each row summing to 1, and read-out (B, C)."""
+        return _Attend.apply(query, self._token, self._memory)
+
+
+class _Memory:
+    """What every step attends to, and the gradients that gather during the backward pass."""
+
+    def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
+        batch, length, channels = keys.shape
+        self.dtype = torch.promote_types(keys.dtype, torch.float32)
+        self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
+        piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
+        self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
+        self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
+        self.forget_gradients()
+
+    def forget_gradients(self) -> None:
+        self.d_keys: Optional[Tensor] = None
+        self.d_v = torch.zeros_like(self.v)
+        self.steps: list[tuple[Tensor, Tensor, Tensor]] = []  # d_energy (B, L), attention (B, L), d_context (B, C)
+
+    def tanh(self, piece: slice, query: Tensor) -> Tensor:
+        """tanh(keys + query) of some examples, (b, L, C), in a buffer that the next call overwrites."""
+        keys = self.keys[piece]
+        return torch.add(keys, query[piece, None], out=self.buffer[: len(keys)]).tanh_()
+
+    def without_autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.keys.device.type, enabled=False)
+
+
+class _Gather(torch.autograd.Function):
+    """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: _Memory) -> Tensor:
+        ctx.memory, ctx.dtypes = memory, (features.dtype, keys.dtype, v.dtype)
+        return memory.v.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_token: Tensor) -> tuple[Optional[Tensor], ...]:
+        memory = ctx.memory
+        if not memory.steps:
+            return None, None, None, None
+        d_energy, attention, d_context = (torch.stack(values, 1) for values in zip(*memory.steps))
+        with memory.without_autocast():
+            d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
+        # tanh' = 1 - tanh^2, of which the steps have subtracted the square.
+        d_keys = memory.d_keys.add_(d_energy.sum(1)[:, :, None]).mul_(memory.v)
+        gradients = [g.to(dtype) for g, dtype in zip((d_features, d_keys, memory.d_v), ctx.dtypes)]
+        memory.forget_gradients()
+        return (*gradients, None)
+
+
+class _Attend(torch.autograd.Function):
+    """One step: energy = v . tanh(keys + query), attention = softmax(energy), context = attention . features."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
+        with memory.without_autocast():
+            wide = query.to(memory.dtype)
+            energy = wide.new_empty(memory.keys.shape[:2])  # (B, L)
+            for piece in memory.pieces:
+                energy[piece] = memory.tanh(piece, wide) @ memory.v
+            attention = torch.softmax(energy, 1)
+            context = torch.bmm(attention[:, None], memory.features)[:, 0]
+        ctx.memory = memory
+        ctx.save_for_backward(query, attention)
+        return attention, context.to(query.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_attention: Tensor, d_context: Tensor) -> tuple[Optional[Tensor], ...]:
+        memory, (query, attention) = ctx.memory, ctx.saved_tensors
+        attention = attention.detach()
+        gathers = ctx.needs_input_grad[1]
+        with memory.without_autocast():
+            wide, d_context = query.to(memory.dtype), d_context.to(memory.dtype)
+            d_attention = d_attention + torch.bmm(d_context[:, None], memory.features.transpose(1, 2))[:, 0]
+            d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
+            if gathers:
+                memory.steps.append((d_energy, attention, d_context))
+                if memory.d_keys is None:
+                    memory.d_keys = torch.zeros_like(memory.keys)
+            d_query = torch.empty_like(wide)
+            for piece in memory.pieces:
+                tanh, weight = memory.tanh(piece, wide), d_energy[piece]
+                if gathers:
+                    memory.d_v += torch.mv(tanh.flatten(0, 1).t(), weight.flatten())
+                square = tanh.mul_(tanh)
+                d_query[piece] = torch.bmm(weight[:, None], square)[:, 0]
+                if gathers:
+                    memory.d_keys[piece].addcmul_(square, weight[:, :, None], value=-1)
+            d_query = (d_energy.sum(1, keepdim=True) - d_query) * memory.v
+        return d_query.to(query.dtype), None, None

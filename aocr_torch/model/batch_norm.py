@@ -1,0 +1,127 @@
+"""The BatchNorm of the reference: no learned scale, statistics view by view.
+
+B batch, V views, N = B*V images, C channels, H W map.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from aocr_torch import device as devices
+
+EPSILON = 0.001
+PIECE_ELEMENTS = 1 << 17  # half a megabyte in float32: what is read once stays in a core's cache
+
+
+class ViewBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm whose training statistics belong to one view each, as the reference runs its tower view by view.
+
+    The scale is a frozen 1 rather than `affine=False`, because mixed precision by Ascend's apex keeps only affine
+    BatchNorm in float32. The moving variance takes the unbiased batch variance, as TensorFlow's fused kernel does.
+
+    Args:
+        channels: C.
+        num_views: V; the input holds the V views of each example one after the other.
+        per_view: statistics and moving averages view by view (V updates a step, the reference); otherwise over all
+            views at once, one update that weighs as much as V.
+        decay: of the moving averages, per view.
+        cumulative_start: the averages start as a plain mean and grow into `decay`: short trainings need it.
+    """
+
+    def __init__(self, channels: int, num_views: int, per_view: bool, decay: float, cumulative_start: bool):
+        super().__init__(channels, eps=EPSILON, momentum=1 - decay)
+        self.weight.requires_grad_(False)
+        self.groups = num_views if per_view else 1
+        self.views_per_update = 1 if per_view else num_views
+        self.decay = decay
+        self.cumulative_start = cumulative_start
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises x, float (N, C, H, W), and in training updates the moving averages."""
+        if not self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        images, channels, height, width = x.shape
+        if images % self.groups:
+            raise ValueError(f"found a batch of {images} images, expected whole examples of {self.groups} views")
+        grouped = x.reshape(images // self.groups, self.groups * channels, height, width)  # (B, V*C, H, W), no copy
+        mean = torch.zeros_like(self.running_mean).repeat(self.groups)  # (V*C,)
+        variance = torch.zeros_like(mean)
+        weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
+        # With momentum 1 the kernel leaves the batch's own mean and unbiased variance in the two buffers.
+        out = F.batch_norm(grouped, mean, variance, weight, bias, True, 1.0, self.eps)
+        self._update_averages(mean.view(self.groups, channels), variance.view(self.groups, channels))
+        return out.reshape(images, channels, height, width)
+
+    def with_relu(self, x: Tensor) -> Tensor:
+        """relu(self(x)) in training, fast: (N, C, H, W) -> the same shape."""
+        if self.groups == 1 and devices.is_host(x.device):
+            out, mean, variance = _NormalizedReLU.apply(x, self.weight, self.bias, self.eps)
+            self._update_averages(mean[None], variance[None])
+            return out
+        # The output for several views is a view of a tensor: in place, autograd would copy it, and its gradient back.
+        return F.relu(self(x), inplace=self.groups == 1)
+
+    @torch.no_grad()
+    def _update_averages(self, means: Tensor, variances: Tensor) -> None:
+        fraction: float | Tensor = 1 - self.decay**self.views_per_update
+        for mean, variance in zip(means, variances):  # (C,)
+            self.num_batches_tracked += self.views_per_update
+            if self.cumulative_start:
+                plain_mean = self.views_per_update / self.num_batches_tracked.to(mean.dtype)
+                fraction = plain_mean.clamp(min=1 - self.decay**self.views_per_update)
+            self.running_mean.lerp_(mean, fraction)
+            self.running_var.lerp_(variance, fraction)
+
+
+class _NormalizedReLU(torch.autograd.Function):
+    """relu((x - mean) / sqrt(variance + epsilon) * weight + bias) of one group on the host, with its statistics.
+
+    The kernel of torch that takes the statistics of maps with channels innermost adds up all pixels one by one, which
+    at 165,000 pixels a channel leaves the variance wrong by 1e-4 (measured with torch 2.14).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = (each.to(weight.dtype) for each in channel_statistics(x))  # (C,) each
+        out = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon).relu_()
+        ctx.save_for_backward(x, out, weight, mean, (variance + epsilon).rsqrt())
+        ctx.epsilon = epsilon
+        pixels = x.numel() // x.shape[1]
+        unbiased = variance * (pixels / max(pixels - 1, 1))
+        ctx.mark_non_differentiable(mean, unbiased)
+        return out, mean, unbiased
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor, *_: Any) -> tuple[Any, ...]:
+        x, out, weight, mean, inverse_std = ctx.saved_tensors
+        d_normalized = torch.ops.aten.threshold_backward(d_out, out, 0)
+        d_x, _, d_bias = torch.ops.aten.native_batch_norm_backward(
+            d_normalized, x, weight, None, None, mean, inverse_std, True, ctx.epsilon, [True, False, True]
+        )
+        return d_x, None, d_bias, None
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of each channel of x, float (N, C, H, W): (C,) each, float32 or wider.
+
+    Piece by piece in one pass, joined by the law of total variance (Chan et al. 1979).
+    """
+    rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])  # (N*H*W, C); no copy where channels are innermost
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    shares, means, variances = [], [], []
+    for piece in rows.split(max(1, PIECE_ELEMENTS // x.shape[1])):
+        mean = piece.sum(0, dtype=dtype) / len(piece)
+        difference = piece - mean
+        means.append(mean)
+        variances.append(difference.mul_(difference).sum(0) / len(piece))
+        shares.append(len(piece) / len(rows))
+    share = torch.tensor(shares, dtype=dtype, device=x.device)[:, None]
+    all_means = torch.stack(means)  # (pieces, C)
+    mean = (all_means * share).sum(0)
+    return mean, ((torch.stack(variances) + (all_means - mean).square()) * share).sum(0)

@@ -1,0 +1,116 @@
+"""The attention that saves nothing per step, beside the plain one."""
+
+import copy
+
+import pytest
+import torch
+
+from aocr_torch.model import attention
+from aocr_torch.model.attention import Attention
+from aocr_torch.model.decoder import AttentionDecoder
+
+B, L, C, K, T, U = 3, 12, 5, 7, 4, 6
+
+
+def pair(cell: str = "lstm", **options) -> tuple[AttentionDecoder, AttentionDecoder]:
+    """The same decoder, plain and fast, in float64 with weights large enough that every path matters."""
+    torch.manual_seed(0)
+    plain = AttentionDecoder(C, K, T, U, cell=cell, **options).double()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.8)
+    fast = copy.deepcopy(plain)
+    fast.is_fast = True
+    return plain, fast
+
+
+def gradients(decoder, features, labels):
+    """Logits, attention and the gradients of features and weights under a loss that looks at both outputs."""
+    features = features.clone().requires_grad_()
+    logits, weights = decoder(features, labels)
+    factor = torch.linspace(-1, 1, weights.numel(), dtype=weights.dtype).view_as(weights)
+    (logits.square().sum() + (weights * factor).sum()).backward()
+    return [logits, weights, features.grad, *(p.grad for p in decoder.parameters())]
+
+
+@pytest.mark.parametrize("piece", [1, 2 * L * C, 10**6])
+@pytest.mark.parametrize(("cell", "autoregression", "teach"), [("lstm", True, True), ("gru", False, False)])
+def test_same_numbers_as_the_plain_path(monkeypatch, piece, cell, autoregression, teach):
+    monkeypatch.setattr(attention, "PIECE_ELEMENTS", piece)
+    plain, fast = pair(cell, use_autoregression=autoregression)
+    features = torch.randn(B, L, C, dtype=torch.float64)
+    labels = torch.randint(0, K, (B, T)) if teach else None
+    for ours, theirs in zip(gradients(fast, features, labels), gradients(plain, features, labels)):
+        torch.testing.assert_close(ours, theirs)
+
+
+def reading(features, keys, v, *queries):
+    attend = Attention(features, keys, v)
+    return tuple(output for query in queries for output in attend(query))
+
+
+def arguments(requires_grad: bool = True) -> list[torch.Tensor]:
+    torch.manual_seed(1)
+    shapes = [(B, L, C), (B, L, C), (C,), (B, C), (B, C)]
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=requires_grad) for shape in shapes]
+
+
+def test_gradients_are_those_of_finite_differences():
+    assert torch.autograd.gradcheck(reading, arguments())
+
+
+def test_a_frozen_tower_and_a_loss_on_one_step():
+    frozen = arguments(requires_grad=False)
+    query = frozen[3].requires_grad_()
+    attend = Attention(*frozen[:3])
+    attend(query)
+    attend(query)[1].sum().backward()
+    expected = torch.autograd.grad(reading(*arguments()[:3], query)[1].sum(), query)[0]
+    torch.testing.assert_close(query.grad, expected)
+
+
+def test_backward_again_gives_the_same():
+    inputs = arguments()
+    loss = sum(output.sum() for output in reading(*inputs))
+    first = torch.autograd.grad(loss, inputs, retain_graph=True)
+    for once, again in zip(first, torch.autograd.grad(loss, inputs)):
+        torch.testing.assert_close(once, again, rtol=0, atol=0)
+
+
+def test_differentiating_twice_is_refused():
+    inputs = arguments()
+    (gradient,) = torch.autograd.grad(reading(*inputs)[1].square().sum(), inputs[3], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+
+
+def test_gradients_under_autocast():
+    """As near to float32's as the plain path's, or nearer: the energies stay float32."""
+    torch.manual_seed(0)
+    exact = AttentionDecoder(C, K, T, U)
+    features, labels = torch.randn(B, L, C), torch.randint(0, K, (B, T))
+    expected = gradients(exact, features, labels)
+    fast = copy.deepcopy(exact)
+    fast.is_fast = True
+    fast.zero_grad()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = gradients(fast, features, labels)
+    assert ours[1].dtype == torch.float32
+    for mine, theirs in zip(ours[2:], expected[2:]):
+        assert (mine - theirs).norm() <= 0.03 * theirs.norm()
+
+
+def test_nothing_of_a_step_stays_for_the_backward_pass():
+    saved = []
+    _, fast = pair()
+    features = torch.randn(B, 50, C, dtype=torch.float64, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+        fast(features, torch.zeros(B, T, dtype=torch.int64))
+    assert sum(count == B * 50 * C for count in saved) <= 1  # the features, for the keys' weight
+
+
+def test_a_trace_records_the_plain_path():
+    _, fast = pair()
+    features = torch.randn(B, L, C, dtype=torch.float64)
+    traced = torch.jit.trace(fast.eval(), features)
+    other = torch.randn(B, L, C, dtype=torch.float64)
+    torch.testing.assert_close(traced(other)[0], fast(other)[0])
