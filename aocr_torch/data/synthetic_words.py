@@ -70,9 +70,9 @@ SAINTES = _words("Anne Catherine Marthe Geneviève Odile Cécile Eugénie Foy Ma
 FEMININE = _words(
     "Gare Mairie République Paix Liberté Fraternité Poste Halle Fontaine Forêt Vallée Rivière Plage Croix Chapelle "
     "Ferme Prairie Source Colline Plaine Garenne Carrière Tour Tuilerie Verrerie Justice Résistance Libération "
-    "Victoire Treille Combe Butte Falaise Lande Grange Métairie Chênaie Roseraie Cerisaie Bergerie Fabrique "
+    "Victoire Treille Combe Butte Falaise Lande Grange Métairie Chênaie Roseraie Cerisaie Bergerie Manufacture "
     "Distillerie Scierie Sablière Glacière Vierge Concorde Convention Bastille Cathédrale Citadelle Commanderie "
-    "Corderie Monnaie Musique Digue Noë Planche Pointe Taillée Huchette Vigne Verdure Varenne Jonquière Bourse "
+    "Corderie Monnaie Musique Digue Noë Planche Pointe Saulaie Huchette Vigne Verdure Varenne Jonquière Bourse "
     "Bibliothèque Gendarmerie Pompe"
 )
 MASCULINE = _words(
@@ -89,7 +89,7 @@ ELIDED = _words(
 )
 PLURAL = _words(
     "Lilas Roses Tilleuls Chênes Érables Hêtres Pins Acacias Platanes Cèdres Genêts Bruyères Hirondelles Rossignols "
-    "Mésanges Alouettes Colverts Fabriques Tanneurs Forgerons Potiers Vignes Pêcheurs Dunes Frères Sœurs Martyrs "
+    "Mésanges Alouettes Canards Manufactures Tanneurs Forgerons Potiers Vignes Pêcheurs Dunes Frères Sœurs Martyrs "
     "Maçons Écoles Prés Marronniers Peupliers Bouleaux Saules Ormes Frênes Noisetiers Cerisiers Pommiers Poiriers "
     "Amandiers Oliviers Mimosas Glycines Iris Jonquilles Violettes Coquelicots Bleuets Primevères Orchidées Capucines "
     "Jacinthes Camélias Hortensias Églantines Pâquerettes Tulipes Fauvettes Pinsons Bouvreuils Chardonnerets "
@@ -116,7 +116,7 @@ TOWNS = _words(
     "Paris Lyon Marseille Bordeaux Toulouse Nantes Strasbourg Lille Rennes Reims Dijon Grenoble Angers Nîmes Besançon "
     "Limoges Metz Perpignan Caen Rouen Nancy Tours Poitiers Bâle Genève Londres Rome Berlin Varsovie Madrid Lisbonne "
     "Bruxelles Vienne Prague Constantinople Rivoli Turin Milan Bayonne Brest Cherbourg Dunkerque Calais Laon Sens "
-    "Chartres Mâcon Nevers Vichy Beauvais L'Haÿ-les-Roses Clamart Saint-Denis Aix-en-Provence Châlons-sur-Marne "
+    "Chartres Mâcon Nevers Vichy Beauvais L'Haÿ-les-Roses Meudon Saint-Denis Aix-en-Provence Châlons-sur-Marne "
     "Bar-le-Duc"
 )
 BATTLES = _words(

@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from aocr_torch.data import synthetic_names
 from aocr_torch.data import synthetic_words as words
 from aocr_torch.data.charset import Charset
-from aocr_torch.data.synthetic_names import ELISIONS, PARTICLES, charset_of, draw_label, split_of
+from aocr_torch.data.fsns import FSNSDataset, find_shards
+from aocr_torch.data.records import Shards
+from aocr_torch.data.synthetic_names import ELISIONS, NEVER_DRAWN, PARTICLES, charset_of, draw_label, split_of
 
 MANY = 30_000
 
@@ -104,6 +107,21 @@ def test_no_name_of_another_split_occurs_in_training(style):
     assert not train & validation
     assert not validation & test
     assert {split_of(label) for label in labels(style, "test", count=50)} == {"test"}
+
+
+def test_the_real_records_names_are_never_drawn(french, monkeypatch):
+    assert len(NEVER_DRAWN) == 5
+    listed = {
+        word for value in vars(words).values() if isinstance(value, tuple) for text in value for word in text.split()
+    }
+    assert not {name.split(" ")[-1] for name in NEVER_DRAWN} & listed
+    monkeypatch.setattr(synthetic_names, "NEVER_DRAWN", {label.partition(" ")[2] for label in french[:50]})
+    assert not {label.partition(" ")[2] for label in labels("french", "train", 50)} & synthetic_names.NEVER_DRAWN
+    if "AOCR_REFERENCE" in os.environ:
+        folder = Path(os.environ["AOCR_REFERENCE"]) / "fsns"
+        dataset = FSNSDataset(Shards(find_shards(folder, "test")), Charset.fsns())
+        real = {dataset.text(index).partition(" ")[2] for index in range(len(dataset))}
+        assert real == NEVER_DRAWN
 
 
 def test_the_split_is_that_of_the_name_however_it_is_spelled():
