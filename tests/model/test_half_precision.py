@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from tensors import tensors
 
 from aocr_torch.config import Config, Data, Model
 from aocr_torch.data.augment import split_views
@@ -63,7 +64,7 @@ def golden(reference) -> tuple[AttentionDecoder, torch.Tensor, torch.Tensor]:
     forward = np.load(reference / "golden" / "forward.npz")
     model = AttentionOCR(Data(), Model(), K)
     with open_checkpoint(reference / "golden" / "ckpt_v2" / "model.ckpt-123") as reader:
-        model.load_state_dict(model_state_from_tf({name: reader.tensor(name) for name in reader.variables})[0])
+        model.load_state_dict(tensors(model_state_from_tf(reader)[0]))
     with torch.no_grad():
         features = model.eval().features(split_views(torch.from_numpy(forward["images_uint8"]), 4))
         _, attention = model.decoder(features)
