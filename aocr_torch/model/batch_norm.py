@@ -58,8 +58,8 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         return out.reshape(images, channels, height, width)
 
     def with_relu(self, x: Tensor) -> Tensor:
-        """relu(self(x)) in training, fast: (N, C, H, W) -> the same shape."""
-        if self.groups == 1 and devices.is_host(x.device):
+        """relu(self(x)), fast in training: (N, C, H, W) -> the same shape."""
+        if self.training and self.groups == 1 and devices.is_host(x.device):
             out, mean, variance = _NormalizedReLU.apply(x, self.weight, self.bias, self.eps)
             self._update_averages(mean[None], variance[None])
             return out

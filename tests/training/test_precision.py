@@ -219,7 +219,7 @@ def test_mixed_precision_learns_as_float32_does(tmp_path, amp):
 @pytest.mark.usefixtures("host_float16")
 def test_float16_resumes_to_the_bit_while_it_skips(tiny_dataset, tmp_path, monkeypatch):
     """A checkpoint at each step, each continued: the scale, its counters and the place in the data go on."""
-    monkeypatch.setattr(LossScale, "START", 2.0**16)  # float16 is slow on the host, and 2**32 takes thirty steps
+    monkeypatch.setattr(LossScale, "START", 2.0**18)  # float16 is slow on the host, and 2**32 takes thirty steps
     changes = {"dataset_dir": tiny_dataset, "max_number_of_steps": 4, "save_interval_steps": 1, "ema_decay": 0.9}
     changes.update(FLOAT16, keep_checkpoints=9)
     assert train(configure(train_log_dir=tmp_path / "whole", **changes)) == 0
