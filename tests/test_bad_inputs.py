@@ -235,7 +235,7 @@ def test_make_tfrecords(tmp_path):
     worse = [json.dumps({"path": name, "text": "ab"}) for name in [*bad, "folder.png", "loop.png", "pipe.png"]]
     worse += [*BAD_JSON, lines[0]]
     for name, content in [("good.jsonl", lines), ("mixed.jsonl", [*worse[:90], *lines, *worse[90:]])]:
-        (tmp_path / "pictures" / name).write_text("\ufeff" + "\r\n".join(content), encoding="utf-8", newline="")
+        (tmp_path / "pictures" / name).write_bytes(("\ufeff" + "\r\n".join(content)).encode())
     alone = run("make_tfrecords", ["pictures/good.jsonl", "good", *LAYOUT], tmp_path)
     assert (alone.status, alone.errors) == (0, [])
     ended = run("make_tfrecords", ["pictures/mixed.jsonl", "mixed", *LAYOUT], tmp_path)

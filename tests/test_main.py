@@ -80,16 +80,16 @@ def test_an_ascend_server(tmp_path):
 
 def test_everything_at_odds(tmp_path):
     no_cann = "raise ImportError('libhccl.so: cannot open shared object file\\nmore')"
-    install(tmp_path, "torch_npu", no_cann, "2.1.0.post10", autoload=True)
-    install(tmp_path, "torchvision", "raise RuntimeError('operator torchvision::nms does not exist')", "0.16.0")
+    install(tmp_path, "torch_npu", no_cann, "2.84.0.post1", autoload=True)
+    install(tmp_path, "torchvision", "raise RuntimeError('operator torchvision::nms does not exist')", "0.99.0")
     install(tmp_path, "apex", "import pyramid_of_the_unrelated_apex", "0.9.10.dev0")
     status, facts, problems = run(tmp_path, ASCEND_TOOLKIT_HOME="", ASCEND_HOME_PATH="")
     assert status == 1
     assert facts["cann"] == "none, or its set_env.sh is not sourced"
     assert facts["npu"] == "none"
     expected = [
-        "torchvision 0.16.0 is made for torch 2.1, found torch ",
-        "torch_npu 2.1.0.post10 is made for torch 2.1.0, found torch ",
+        "torchvision 0.99.0 is made for torch 2.84, found torch ",
+        "torch_npu 2.84.0.post1 is made for torch 2.84.0, found torch ",
         "torchvision cannot be imported: operator torchvision::nms does not exist; it is a build for another torch",
         "apex has no amp that works (No module named 'pyramid_of_the_unrelated_apex'): PyPI's apex is an unrelated",
         "torch_npu is installed but does not load (libhccl.so: cannot open shared object file): source CANN's",

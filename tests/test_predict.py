@@ -95,12 +95,12 @@ def test_ids_and_scores_do_not_depend_on_the_batch(flags):
     torch.manual_seed(0)
     model = AttentionOCR(config.data, config.model, 134).eval()
     with torch.no_grad():
-        model.decoder.classifier.weight.mul_(30)  # it is sure of what it reads
+        model.decoder.classifier.weight.mul_(30)  # it prefers some characters clearly
     reader = Reader(model, config, 133)
     images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (9, 80, 160, 3)).astype(np.uint8))
     with torch.no_grad():
         together = reader(images)
-        assert together["scores"].max() > 0.9
+        assert together["scores"].max() > 0.5, "of a model that prefers nothing, ids would be chance"
         for size in range(1, 9):
             alone = reader(images[9 - size :])
             assert torch.equal(alone["ids"], together["ids"][9 - size :])

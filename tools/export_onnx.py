@@ -37,7 +37,7 @@ class Options:
     """float16 weights and activations: half the size, scores within 0.02 of float32's."""
     attention: bool = True
     """Where the model looks as an output, if it has attention."""
-    images: tuple[Path, ...] = ()
+    images: tuple[str, ...] = ()
     """Pictures to check with, files or folders; by default eight drawn signs."""
     charset_filename: Optional[Path] = None
     """Charset file; only a converted checkpoint, which holds none, needs it."""
@@ -87,7 +87,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def read_pictures(paths: tuple[Path, ...], data: Data) -> np.ndarray:
+def read_pictures(paths: tuple[str, ...], data: Data) -> np.ndarray:
     """The pictures that the paths name, uint8 (B, H, W, 3); raises PictureError naming the first bad one."""
     size = {"height": data.image_height, "width": data.image_width, "num_views": data.num_views}
     images = []
