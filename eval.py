@@ -84,8 +84,9 @@ def main(arguments: list[str]) -> int:
         if recorder is not None:
             outcomes = recorder.gather(evaluation)
             if ranks.is_main():
-                cards = report_mistakes.cards(model, dataset, outcomes, config, device, flags.report_examples)
-                facts = {"step": str(step), "device": str(device), **_facts(config, flags)}
+                with lowered.autocast():
+                    cards = report_mistakes.cards(model, dataset, outcomes, config, device, flags.report_examples)
+                facts = {"step": str(step), "device": f"{device}, {lowered.description}", **_facts(config, flags)}
                 report = report_page.Report(facts, warning, evaluation, outcomes, dataset.name, cards, config.lines())
                 report_page.write(Path(flags.report), report)
     return 0

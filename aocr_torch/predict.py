@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aocr_torch import device as devices
-from aocr_torch.config import Config
+from aocr_torch.config import Config, Data
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.pictures import Picture, PictureError, lay_out, read_picture, shown
@@ -177,27 +177,36 @@ class Predictor:
             # One shape for all batches: an accelerator compiles, and may choose its kernels, for every other one.
             images = images + images[-1:] * (self.batch_size - count)
         pixels = np.stack(images)  # (B, H, W, 3)
-        answer = self._answer(pixels)
-        attention = answer.get("attention")  # (B, T, L)
-        if attention is not None:
-            attention = attention.reshape(*attention.shape[:2], *self.model.map_shape)  # (B, T, V, H, W)
-        views = split_views(torch.from_numpy(pixels), self.data.num_views, self.data.crop)  # (B, V, 3, h, w)
-        seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()  # (B, V, h, w, 3)
-        readings = []
-        for i in range(count):
-            ids = answer["ids"][i]  # (T,)
-            is_character = ids != self.charset.null_id
-            readings.append(
-                Reading(
-                    text=self.charset.decode(ids.tolist()),
-                    confidence=float(answer["confidence"][i]),
-                    log_probability=float(answer["log_probability"][i]),
-                    character_confidences=tuple(answer["scores"][i][is_character].tolist()),
-                    views=seen[i].copy(),
-                    attention=None if attention is None else attention[i][is_character],
-                )
+        return readings_of(self._answer(pixels), pixels, self.data, self.model.map_shape, self.charset)[:count]
+
+
+def readings_of(
+    answer: dict[str, np.ndarray], pixels: np.ndarray, data: Data, map_shape: tuple[int, int, int], charset: Charset
+) -> list[Reading]:
+    """The readings that a model's answer stands for.
+
+    Args:
+        answer: as `Reader.forward` returns it, of `pixels`, uint8 (B, H, W, 3). map_shape: (V, H, W) of its attention.
+    """
+    attention = answer.get("attention")  # (B, T, L)
+    if attention is not None:
+        attention = attention.reshape(*attention.shape[:2], *map_shape)  # (B, T, V, H, W)
+    views = split_views(torch.from_numpy(pixels), data.num_views, data.crop)  # (B, V, 3, h, w)
+    seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()  # (B, V, h, w, 3)
+    readings = []
+    for i, ids in enumerate(answer["ids"]):  # (T,)
+        is_character = ids != charset.null_id
+        readings.append(
+            Reading(
+                text=charset.decode(ids.tolist()),
+                confidence=float(answer["confidence"][i]),
+                log_probability=float(answer["log_probability"][i]),
+                character_confidences=tuple(answer["scores"][i][is_character].tolist()),
+                views=seen[i].copy(),
+                attention=None if attention is None else attention[i][is_character],
             )
-        return readings
+        )
+    return readings
 
 
 def _load(path: Path, charset: Optional[Charset]) -> tuple[Reader, Charset]:

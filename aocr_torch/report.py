@@ -20,6 +20,7 @@ from aocr_torch.predict import Reading
 
 MIN_FRAME_HEIGHT = 96  # pixels; smaller views are enlarged, so that a caption fits beside them
 CAPTION_WIDTH = 120
+NO_ATTENTION = "this model has no attention to draw: trained with use_attention=False, or exported without"
 SPRITE_VIEW = 50  # pixels of a view's longer side at most
 SPRITE_STEPS = 24  # degrees of transparency: few compress well
 _HEAT = np.array([255, 70, 0], np.float32)
@@ -34,7 +35,7 @@ def draw_attention(reading: Reading) -> list[Image.Image]:
         ValueError: the model has no attention.
     """
     if reading.attention is None:
-        raise ValueError("this model has no attention to draw: trained with use_attention=False, or exported without")
+        raise ValueError(NO_ATTENTION)
     confidences = reading.character_confidences
     return [
         _frame(reading.views, weights, f"{number + 1}  {character!r}", f"{confidence:.3f}")
@@ -102,7 +103,7 @@ def attention_sprite(reading: Reading) -> bytes:
     Each row of it is as high and wide as the views side by side, scaled down. ValueError as `draw_attention`.
     """
     if reading.attention is None:
-        raise ValueError("this model has no attention to draw: it was trained with use_attention=False")
+        raise ValueError(NO_ATTENTION)
     views, height, width, _ = reading.views.shape
     scale = -(-max(height, width) // SPRITE_VIEW)
     size = max(views * width // scale, 1), max(height // scale, 1)

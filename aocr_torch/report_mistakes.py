@@ -16,10 +16,9 @@ from PIL import Image
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config
-from aocr_torch.data.augment import split_views
 from aocr_torch.data.fsns import FSNSDataset
-from aocr_torch.model.ocr import AttentionOCR, interpret
-from aocr_torch.predict import Reading
+from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.predict import Reader, Reading, readings_of
 from aocr_torch.report import attention_sprite
 from aocr_torch.training.outcomes import Outcome, choose_mistakes
 from aocr_torch.training.statistics import align
@@ -30,27 +29,15 @@ def read_again(
     model: AttentionOCR, dataset: FSNSDataset, indices: list[int], config: Config, device: torch.device
 ) -> Iterator[Reading]:
     """Reads a few records of an evaluation once more, now keeping views and attention; a batch of them at a time."""
-    data, size = config.data, config.data.batch_size
+    reader, size = Reader(model, config, dataset.charset.null_id), config.data.batch_size
     for start in range(0, len(indices), size):
         images = [dataset[index]["image"] for index in indices[start : start + size]]
         count = len(images)
         if not devices.is_host(device):
             images += images[-1:] * (size - count)  # the shape that the evaluation had
-        views = split_views(torch.stack(images).to(device), data.num_views, data.crop)  # (B, V, 3, h, w)
-        outputs = model(views)
-        prediction = interpret(outputs["logits"], dataset.charset.null_id)
-        for i in range(count):
-            ids = prediction.ids[i].cpu()
-            is_character = ids != dataset.charset.null_id  # (T,)
-            attention = outputs["attention"][i].float().cpu() if "attention" in outputs else None  # (T, L)
-            yield Reading(
-                text=dataset.charset.decode(ids.tolist()),
-                confidence=prediction.normalized_confidences[i].item(),
-                log_probability=prediction.confidences[i].item(),
-                character_confidences=tuple(prediction.scores[i].cpu()[is_character].tolist()),
-                views=(views[i] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy(),
-                attention=None if attention is None else attention[is_character].unflatten(1, model.map_shape).numpy(),
-            )
+        pixels = torch.stack(images)  # (B, H, W, 3)
+        answer = {name: values.cpu().numpy() for name, values in reader(pixels.to(device)).items()}
+        yield from readings_of(answer, pixels.numpy(), config.data, model.map_shape, dataset.charset)[:count]
 
 
 def cards(

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +47,7 @@ def test_the_report_says_what_the_evaluation_printed(tiny_checkpoint, tmp_path, 
         value = float(re.search(rf"eval/{name}\[(.*)\]", printed)[1])
         assert re.search(rf"<b>{name}</b>.*?</td><td>(.*?) %", html)[1] == f"{100 * value:.2f}"
     assert "11 of 11 records, 0 skipped." in html
-    for fact in (str(tiny_checkpoint), "<dd>45</dd>", "<dd>train</dd>", "<dd>0.1.0</dd>", "<dd>cpu</dd>"):
+    for fact in (str(tiny_checkpoint), "<dd>45</dd>", "<dd>train</dd>", "<dd>0.1.0</dd>", "<dd>cpu, float32</dd>"):
         assert fact in html
     found = rows(page)
     assert len({row[0] for row in found}) == 11
@@ -58,6 +58,21 @@ def test_the_report_says_what_the_evaluation_printed(tiny_checkpoint, tmp_path, 
     assert html.count("data:image/png") == len(shown)
     assert html.count("data:image/jpeg") == 2 * len(shown)
     assert "eval/SequenceAccuracy" in printed.splitlines()[-1]
+
+
+def test_the_mistakes_are_read_again_in_the_precision_of_the_evaluation(tiny_checkpoint, tmp_path):
+    confidences = {}
+    for precision, flags_of_it in (("float32", {}), ("bfloat16", {"amp": True, "amp_dtype": "bfloat16"})):
+        page = tmp_path / f"{precision}.html"
+        assert main(arguments(tiny_checkpoint, page, split_name="train", **flags_of_it)) == 0
+        html = page.read_text(encoding="utf-8")
+        assert re.search(rf"<dt>device</dt><dd>cpu, .*{precision}", html)
+        confidences[precision] = re.findall(r'data-number="\d+" title="([\d.]+)', html)
+        for row, card in re.findall(r'<article data-row="(\d+)"(.*?)</article>', html, re.DOTALL):
+            read = "".join(re.findall(r'<button type="button".*?>(.*?)</button>', card))
+            assert unescape(read) == rows(page)[int(row)][2]
+    assert confidences["float32"]
+    assert confidences["float32"] != confidences["bfloat16"]
 
 
 def test_two_ranks_write_the_report_of_one(tiny_checkpoint, tmp_path):
