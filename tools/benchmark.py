@@ -160,6 +160,12 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
     in_memory = [next(iter(make_loader(dataset, sampler, pin_memory=pin_memory)))]
     with FlopCounterMode(display=False) as counter:
         training.train_step(in_memory)
+    training.train_step(in_memory)
+    for place in dict.fromkeys([torch.device("cpu"), device]):
+        peak = devices.peak_memory(place) / 1e6
+        figures.note(
+            "peak memory of the " + ("process" if devices.is_host(place) else "device"), "MB", peak, peak, peak
+        )
     training_flops = counter.get_total_flops()
     dtype = getattr(training.precision, "dtype", torch.float16) or torch.float32
     product_rate = measure_limits(figures, device, dtype)
@@ -179,7 +185,8 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
     for name, times in parts.items():
         times = sorted(times[1:])
         figures.note(f"- {name}", "s", times[len(times) // 2], times[0], times[-1])
-    rest = total - sum(figures.values[f"- {name}"]["median"] for name in parts)
+    # Medians of runs apart: where the rest is small, noise may leave less than nothing.
+    rest = max(0.0, total - sum(figures.values[f"- {name}"]["median"] for name in parts))
     figures.note("- clipping and optimizer", "s", rest, rest, rest)
     loader = iter(make_loader(dataset, sampler, num_workers=config.data.num_workers, pin_memory=pin_memory))
     waits = []
@@ -190,9 +197,6 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
         training.train_step([batch])
     waits = sorted(waits[1:])
     figures.note("- waiting for data", "s", waits[len(waits) // 2], waits[0], waits[-1])
-    for name, place in {"process": torch.device("cpu"), "device": device}.items():
-        peak = devices.peak_memory(place) / 1e6  # on the host both are the same
-        figures.note(f"peak memory of the {name}", "MB", peak, peak, peak)
     _measure_inference(figures, training, in_memory[0], product_rate)
 
 
