@@ -84,7 +84,7 @@ def _import_torch_npu() -> Any:
         if error.name != "torch_npu":
             raise DeviceError(f"torch_npu cannot be imported: {error}; install what it names") from error
         raise DeviceError(
-            "--device npu needs torch_npu, which is not installed: pip install 'aocr_torch[npu]' beside CANN"
+            "--device npu needs torch_npu, which is not installed: install the one made for this torch (docs/ascend.md)"
         ) from error
     except (ImportError, RuntimeError, OSError) as error:
         raise DeviceError(

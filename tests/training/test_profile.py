@@ -21,3 +21,10 @@ def test_a_trace_of_two_steps(tiny_dataset, tmp_path):
 def test_a_negative_number_of_steps():
     with pytest.raises(ConfigError, match="profile is -1"):
         parse_arguments(flags(profile=-1), description="test")
+
+
+def test_a_training_that_ends_before_the_trace_says_so(tiny_dataset, tmp_path):
+    arguments = flags(dataset_dir=tiny_dataset, train_log_dir=tmp_path, profile=1, max_number_of_steps=2)
+    with pytest.raises(ConfigError, match="no trace was written: it begins after 2 steps, and this training ended aft"):
+        train(parse_arguments(arguments, description="test")[0])
+    assert (tmp_path / "checkpoint-00000002.pth").is_file()
