@@ -35,8 +35,8 @@ def test_loads_as_what_torch_saves(tmp_path, state, arrays, mmap):
     pth_file.save(tmp_path / "ours" / "x.pth", state)
     with_tensors = {**state, "model": tensors(arrays)}
     torch.save(with_tensors, tmp_path / "theirs.pth")
-    ours = torch.load(tmp_path / "ours" / "x.pth", weights_only=True, mmap=mmap)
-    theirs = torch.load(tmp_path / "theirs.pth", weights_only=True, mmap=mmap)
+    ours = torch.load(str(tmp_path / "ours" / "x.pth"), weights_only=True, mmap=mmap)
+    theirs = torch.load(str(tmp_path / "theirs.pth"), weights_only=True, mmap=mmap)
     assert {**ours, "model": 0} == {**theirs, "model": 0} == {**state, "model": 0}
     assert list(ours["model"]) == list(arrays)
     for name, tensor in ours["model"].items():

@@ -123,11 +123,11 @@ def test_errors():
 
 @pytest.mark.parametrize("size", [(150, 150), (299, 299), (48, 96), (97, 75), (76, 77), (31, 200), (15, 22), (5, 2)])
 def test_map_shapes_are_those_of_the_tower(size):
-    with torch.device("meta"):
-        x, layers = torch.zeros(1, 3, *size), InceptionTower("Mixed_7c", 1, True).eval().named_children()
-    for endpoint, layer in layers:
+    x = torch.zeros(1, 3, *size)
+    for endpoint, layer in InceptionTower("Mixed_7c", 1, True).eval().named_children():
         try:
-            x = layer(x)
+            with torch.no_grad():
+                x = layer(x)
         except RuntimeError:  # smaller than the kernel
             with pytest.raises(ValueError, match="too small"):
                 map_shape(endpoint, *size)
