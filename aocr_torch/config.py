@@ -188,6 +188,10 @@ class Run:
     """apex: O2 of the Ascend apex; native: PyTorch's autocast; auto: apex on an npu where it is installed."""
     amp_dtype: Literal["auto", "float16", "bfloat16"] = "auto"
     """What autocast lowers to; auto: float16 on npu and cuda, bfloat16 on cpu."""
+    record_step: bool = True
+    """Record the training step once and launch it as a whole, where the device can: a CUDA graph on one cuda device."""
+    compile: bool = False
+    """Fuse BatchNorm, attention and LSTM gates with torch.compile: on cuda needs Triton, on cpu a C++ compiler."""
     max_consecutive_skips: int = 50
     """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"

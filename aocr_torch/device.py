@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -180,6 +180,32 @@ def is_recording() -> bool:
 def prefers_channels_last(device: torch.device) -> bool:
     """Whether convolutions and pools are fastest with the channels innermost."""
     return device.type in ("cpu", "cuda")
+
+
+def can_record(device: torch.device) -> bool:
+    """Whether work can be recorded once and launched as a whole: a CUDA graph."""
+    return device.type == "cuda"
+
+
+def record(device: torch.device, work: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """Records what `work` launches, which must not wait for the device and always works on the same memory.
+
+    Returns:
+        what launches it again, and what `work` returned: tensors that each launch fills anew. `work` has run three
+        times by then, so that everything is loaded and tuned; the recording itself computes nothing.
+    """
+    module = getattr(torch, device.type)
+    stream = module.Stream(device)
+    stream.wait_stream(module.current_stream(device))
+    with module.stream(stream):
+        for _ in range(3):
+            work()
+    module.current_stream(device).wait_stream(stream)
+    graph = module.CUDAGraph()
+    # Other threads, such as the one that pins batches, go on using the device meanwhile.
+    with module.graph(graph, capture_error_mode="thread_local"):
+        result = work()
+    return graph.replay, result
 
 
 def synchronize(device: torch.device) -> None:

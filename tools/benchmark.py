@@ -177,7 +177,7 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
         with training.precision.scaled_gradients(training.optimizer):
             training.optimizer.zero_grad()
             start = _now(device)
-            loss = training._sequence_loss(in_memory[0])
+            loss = training._sequence_loss(training.on_device(in_memory[0], is_training=True))
             middle = _now(device)
             training.precision.backward(loss)
             parts["forward"].append(middle - start)
@@ -206,7 +206,7 @@ def _measure_inference(figures: Figures, training: Any, batch: dict[str, Any], p
 
     model, batch_size = training.model.eval(), len(batch["index"])
     with torch.no_grad(), training.precision.autocast():
-        views = training.views(batch, is_training=False)
+        views = training.views(training.on_device(batch, is_training=False))
         with FlopCounterMode(display=False) as counter:
             features = model.features(views)
         tower_rate = product_rate / counter.get_total_flops() * batch_size

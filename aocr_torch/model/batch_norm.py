@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
+from aocr_torch.model.fused import NormalizedReLU
 
 EPSILON = 0.001
 PIECE_ELEMENTS = 1 << 17  # half a megabyte in float32: what is read once stays in a core's cache
@@ -32,6 +33,8 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         decay: of the moving averages, per view.
         cumulative_start: the averages start as a plain mean and grow into `decay`: short trainings need it.
     """
+
+    is_fused = False
 
     def __init__(self, channels: int, num_views: int, per_view: bool, decay: float, cumulative_start: bool):
         super().__init__(channels, eps=EPSILON, momentum=1 - decay)
@@ -58,7 +61,14 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         return out.reshape(images, channels, height, width)
 
     def with_relu(self, x: Tensor) -> Tensor:
-        """relu(self(x)), fast in training: (N, C, H, W) -> the same shape."""
+        """relu(self(x)), fast in training: (N, C, H, W) -> the same shape.
+
+        Fused, it expects the images view by view: all of the first, then all of the second.
+        """
+        if self.training and self.is_fused:
+            out, means, variances = NormalizedReLU.apply(x, self.weight, self.bias, self.eps, self.groups)
+            self._update_averages(means, variances)
+            return out
         if self.training and self.groups == 1 and devices.is_host(x.device):
             out, mean, variance = _NormalizedReLU.apply(x, self.weight, self.bias, self.eps)
             self._update_averages(mean[None], variance[None])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
+from aocr_torch.model.fused import FusedAttention, compiled, lstm_state
 
 
 class LSTMCell(nn.Module):
@@ -27,6 +28,7 @@ class LSTMCell(nn.Module):
 
     forget_bias = 1.0
     state_parts = 2
+    is_fused = False
 
     def __init__(self, input_size: int, num_units: int, state_clip_value: float):
         super().__init__()
@@ -38,11 +40,10 @@ class LSTMCell(nn.Module):
     def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """x (B, input_size), state ((B, U), (B, U)) -> the new state."""
         c, h = state
-        i, j, f, o = self.linear(torch.cat([x, h], 1)).chunk(4, 1)  # (B, U) each
-        c = torch.sigmoid(f + self.forget_bias) * c + torch.sigmoid(i) * torch.tanh(j)
-        if self.state_clip_value > 0:
-            c = c.clamp(-self.state_clip_value, self.state_clip_value)
-        return c, torch.sigmoid(o) * torch.tanh(c)
+        gates = self.linear(torch.cat([x, h], 1))  # (B, 4 * U)
+        return (compiled(lstm_state) if self.is_fused else lstm_state)(
+            gates, c, self.forget_bias, self.state_clip_value
+        )
 
 
 class GRUCell(nn.Module):
@@ -103,6 +104,8 @@ class AttentionDecoder(nn.Module):
         cell: "lstm" or "gru". state_clip_value: bound of the LSTM's cell state, 0 for none.
         is_fast: the same numbers up to rounding in less time and memory; see model/attention.py.
     """
+
+    is_fused = False
 
     def __init__(
         self,
@@ -172,7 +175,7 @@ class AttentionDecoder(nn.Module):
     def _attention(self, features: Tensor, keys: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """What turns a query (B, C) into attention (B, L) and read-out (B, C)."""
         if self.is_fast and not devices.is_recording():
-            return Attention(features, keys, self.attention_v)
+            return (FusedAttention if self.is_fused else Attention)(features, keys, self.attention_v)
 
         def attend(query: Tensor) -> tuple[Tensor, Tensor]:
             energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)

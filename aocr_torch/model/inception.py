@@ -172,6 +172,8 @@ class InceptionTower(nn.Module):
             evaluation, channels innermost where the device likes that.
     """
 
+    is_fused = False
+
     def __init__(
         self,
         final_endpoint: str,
@@ -216,6 +218,11 @@ class InceptionTower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float images (N, 3, h, w), already scaled -> feature maps (N, C, H, W) of the final endpoint."""
+        if self.is_fused and self.is_fast and self.training:
+            self._expect_views(self.num_views)
+            by_view = x.unflatten(0, (-1, self.num_views)).transpose(0, 1).flatten(0, 1)  # (V*B, 3, h, w)
+            maps = self._layers(by_view.contiguous(memory_format=torch.channels_last))
+            return maps.unflatten(0, (self.num_views, -1)).transpose(0, 1).flatten(0, 1)
         one_by_one = self._runs_view_by_view(x)
         self._expect_views(1 if one_by_one else self.num_views)
         if one_by_one:

@@ -56,6 +56,12 @@ class AttentionOCR(nn.Module):
         else:
             self.decoder = NetSliceDecoder(channels, data.num_views * height * width, **options)
 
+    def fuse(self) -> None:
+        """Lets torch.compile fuse what is bound by memory in training (see model/fused.py)."""
+        for module in self.modules():
+            if hasattr(module, "is_fused"):
+                module.is_fused = True
+
     def forward(self, views: Tensor, labels: Optional[Tensor] = None) -> dict[str, Tensor]:
         """Reads the signs.
 

@@ -308,7 +308,8 @@ def _log_images(training: Training, batch: dict[str, Any], log: Log, count: int 
     if not log.enabled:
         return
     model = training.model.eval()
-    views = training.views({"image": batch["image"][:count], "position": batch["position"][:count]}, is_training=True)
+    first = {name: batch[name][:count] for name in ("image", "label", "position")}
+    views = training.views(training.on_device(first, is_training=True))
     ids = interpret(model(views)["logits"], training.charset.null_id).ids.tolist()
     labels = batch["label"][:count].tolist()
     decode = training.charset.decode

@@ -2,6 +2,7 @@
 
 Both classes have the same few methods, so that one training step reads the same in every precision:
 
+    precision.begin_step()
     with precision.scaled_gradients(optimizer):    # clears what is left of the last step
         with precision.autocast(): loss = ...
         precision.backward(loss)                   # as often as there are batches
@@ -76,10 +77,16 @@ class Autocast:
     def __init__(self, device: torch.device, dtype: Optional[torch.dtype], description: str) -> None:
         self.device, self.dtype, self.description = device, dtype, description
         self.loss_scale = LossScale() if dtype == torch.float16 else None
+        self._scale = torch.full((), LossScale.START, device=device)  # there, so that a recorded step can read it
         self._has_overflowed = False
 
     def prepare(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Nothing: weights and optimizer stay float32."""
+
+    def begin_step(self) -> None:
+        """Puts the loss scale where the step reads it, also a recorded one."""
+        if self.loss_scale is not None:
+            self._scale.fill_(self.loss_scale.scale)
 
     def autocast(self) -> AbstractContextManager:
         """The context of a forward pass."""
@@ -98,11 +105,11 @@ class Autocast:
         if saturates:  # nothing shows in the gradients of such a chip, and each rank has its own register
             self._has_overflowed = ranks.is_set_on_any_device(devices.has_overflowed(), self.device)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        torch._foreach_mul_(gradients, 1 / self.loss_scale.scale)
+        torch._foreach_mul_(gradients, self._scale.reciprocal())
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a loss, scaled where there is a scale."""
-        (loss if self.loss_scale is None else loss * self.loss_scale.scale).backward()
+        (loss if self.loss_scale is None else loss * self._scale).backward()
 
     def master_of(self, parameter: Tensor) -> Tensor:
         """The float32 weight behind a parameter of the model: the parameter itself."""
@@ -173,6 +180,9 @@ class ApexO2:
         self._masters = dict(zip(parameters, masters))
         self._scaler = _amp_state.loss_scalers[0]
         self._scaler.update_scale = self._update_scale  # apex has no parameter for another policy
+
+    def begin_step(self) -> None:
+        """Nothing: apex has its own scale."""
 
     def _update_scale(self) -> bool:
         """Called by apex on leaving scale_loss; returns whether it must skip the update."""

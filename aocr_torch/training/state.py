@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import fields
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config
-from aocr_torch.data.augment import augment, draw_parameters, split_views
+from aocr_torch.data.augment import AugmentParameters, augment, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
@@ -26,6 +27,7 @@ from aocr_torch.training.optim import (
     clip_gradients,
     learning_rate_at,
 )
+from aocr_torch.training.recorded_step import Batches, RecordedStep
 
 FLAGS_THAT_MAY_CHANGE = ("dataset_dir", "train_log_dir", "device", "num_workers", "resume")
 
@@ -58,8 +60,11 @@ class Training:
             self.model.named_parameters(), optim.optimizer, optim.learning_rate, optim.momentum
         )
         self.ema = ExponentialMovingAverage(self.model, optim.ema_decay) if optim.ema_decay else None
+        if config.run.compile:
+            self.model.fuse()
         self.network: nn.Module = self.model
         self.precision = precision.choose(config.run, device)
+        self._recorded: Optional[RecordedStep] = None
         self.first_bad_step = torch.zeros((), dtype=torch.int64, device=device)  # 0: none so far
 
     def distribute(self) -> None:
@@ -75,15 +80,22 @@ class Training:
             keep_buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
             self.network = wrap(self.model, device_ids=index, **{keep_buffers: False})  # renamed in torch 2.13
 
-    def views(self, batch: dict[str, Any], is_training: bool) -> Tensor:
-        """A batch's images on the device: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
+    def on_device(self, batch: dict[str, Any], is_training: bool) -> dict[str, Tensor]:
+        """The tensors of a batch that a step reads, on the device: image, label, and what was drawn to augment it."""
         data = self.config.data
-        images = batch["image"].to(self.device, non_blocking=True)
-        views = split_views(images, data.num_views, data.crop)
+        tensors = {name: batch[name].to(self.device, non_blocking=True) for name in ("image", "label")}
         if is_training and data.use_augment_input:
             drawn = draw_parameters(self.config.run.seed, batch["position"], data.num_views, *data.view_size)
-            views = augment(views, drawn.to(self.device))
-        return views
+            tensors.update(vars(drawn.to(self.device)))
+        return tensors
+
+    def views(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Of `on_device`'s tensors: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
+        views = split_views(tensors["image"], self.config.data.num_views, self.config.data.crop)
+        names = [field.name for field in fields(AugmentParameters)]
+        if names[0] not in tensors:
+            return views
+        return augment(views, AugmentParameters(*(tensors[name] for name in names)))
 
     def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
         """One update from the mean gradient of `batches` (accumulate_steps of them).
@@ -103,6 +115,33 @@ class Training:
             group["lr"] = learning_rate_at(self.step, optim, self.config.run.max_number_of_steps)
         self.model.train()
         self.optimizer.zero_grad()
+        self.precision.begin_step()
+        tensors = [self.on_device(batch, is_training=True) for batch in batches]
+        sequence, regularization, norms = self._recorded_or_plain(tensors)(tensors)
+        total = sequence + regularization
+        if self.precision.loss_scale is None:
+            self._note_non_finite(total, norms)
+        has_updated = self.precision.step(self.optimizer, norms)
+        self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
+        if not has_updated:
+            self._check_loss_scale()
+        else:
+            self.step += 1
+            if self.ema is not None:
+                self.ema.update(self.model, self.precision.master_of)
+        return {"total_loss": total, "sequence_loss": sequence, "regularization_loss": regularization}
+
+    def _recorded_or_plain(self, batches: Batches) -> Callable[[Batches], tuple[Tensor, ...]]:
+        """`_gradients`, or a recording of it where the device can launch one; the first batches are recorded."""
+        if not self.config.run.record_step or not devices.can_record(self.device) or ranks.world_size() > 1:
+            return self._gradients
+        if self._recorded is None:
+            self._recorded = RecordedStep(self.model, batches, self._gradients, self.device)
+        return self._recorded if self._recorded.fits(batches) else self._gradients
+
+    def _gradients(self, batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
+        """Leaves clipped gradients in the master weights; returns sequence loss, L2 loss and norms before clipping."""
+        optim = self.config.optim
         sequence = torch.zeros((), device=self.device)
         with self.precision.scaled_gradients(self.optimizer):
             for number, batch in enumerate(batches):
@@ -116,26 +155,11 @@ class Training:
         regularization.backward()
         masters = map(self.precision.master_of, self.model.parameters())
         norms = clip_gradients(masters, optim.clip_gradient_norm, optim.clip_mode)
-        if self.precision.loss_scale is None:
-            self._note_non_finite(sequence + regularization.detach(), norms)
-        has_updated = self.precision.step(self.optimizer, norms)
-        self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
-        if not has_updated:
-            self._check_loss_scale()
-        else:
-            self.step += 1
-            if self.ema is not None:
-                self.ema.update(self.model, self.precision.master_of)
-        return {
-            "total_loss": sequence + regularization.detach(),
-            "sequence_loss": sequence,
-            "regularization_loss": regularization.detach(),
-        }
+        return sequence, regularization.detach(), norms
 
-    def _sequence_loss(self, batch: dict[str, Any]) -> Tensor:
+    def _sequence_loss(self, tensors: dict[str, Tensor]) -> Tensor:
         optim = self.config.optim
-        labels = batch["label"].to(self.device, non_blocking=True)
-        views = self.views(batch, is_training=True)
+        views, labels = self.views(tensors), tensors["label"]
         with self.precision.autocast():
             logits = self.network(views, labels)["logits"]
         return sequence_loss(

@@ -166,7 +166,9 @@ def test_without_mixed_precision_a_step_is_what_it_always_was(tiny_dataset):
     for _ in range(3):
         losses = trained.train_step([batch])
         optimizer.zero_grad()
-        loss = sequence_loss(model(plain.views(batch, True), batch["label"])["logits"], batch["label"], CHARSET.null_id)
+        loss = sequence_loss(
+            model(plain.views(plain.on_device(batch, True)), batch["label"])["logits"], batch["label"], CHARSET.null_id
+        )
         loss.backward()
         regularization = regularization_loss(model, config.optim.weight_decay)
         regularization.backward()

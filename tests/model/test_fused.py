@@ -1,0 +1,92 @@
+"""The formulas that torch.compile fuses, uncompiled, beside the plain network; compiled in a slow test."""
+
+import copy
+
+import pytest
+import torch
+
+from aocr_torch.config import Config
+from aocr_torch.model import decoder as decoders
+from aocr_torch.model import fused
+from aocr_torch.model.loss import sequence_loss
+from aocr_torch.model.ocr import AttentionOCR
+
+B, V, K, T = 3, 2, 7, 4
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    for module in (fused, decoders):
+        monkeypatch.setattr(module, "compiled", lambda function: function)
+
+
+def networks(dtype: torch.dtype, **flags) -> tuple[AttentionOCR, AttentionOCR]:
+    """The same network plain and fused, to an endpoint with a Mixed block."""
+    size = {"image_height": 79, "image_width": 158, "num_views": V, "max_sequence_length": T}
+    config = Config().replace(**size, final_endpoint="Mixed_5b", num_lstm_units=16, batch_norm_decay=0.9, **flags)
+    torch.manual_seed(0)
+    plain = AttentionOCR(config.data, config.replace(use_fast_path=False).model, K).to(dtype)
+    ours = AttentionOCR(config.data, config.model, K).to(dtype)
+    ours.load_state_dict(plain.state_dict())
+    ours.fuse()
+    return plain, ours
+
+
+def step(network: AttentionOCR, autocast: bool = False) -> dict[str, torch.Tensor]:
+    """Logits, attention, gradients and BatchNorm's averages after a training step's passes."""
+    torch.manual_seed(1)
+    dtype = network.decoder.attention_v.dtype
+    views = torch.rand(B, V, 3, 79, 79).to(dtype)
+    labels = torch.randint(0, K, (B, T))
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        out = network.train()(views, labels)
+    sequence_loss(out["logits"], labels, K - 1).backward()
+    gradients = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {**out, **gradients, **dict(network.named_buffers())}
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("flags", [{}, {"batch_norm_per_view": False}, {"cell": "gru", "use_autoregression": False}])
+def test_same_numbers_as_the_plain_network(flags):
+    plain, ours = networks(torch.float64, **flags)
+    expected = step(plain)
+    for name, values in step(ours).items():
+        torch.testing.assert_close(values, expected[name], rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_under_autocast_nothing_is_lost():
+    """Where the network differs from float32's, it does so no more than the plain one."""
+    plain, ours = networks(torch.float32)
+    exact = step(copy.deepcopy(plain))
+    lowered, mine = step(plain, autocast=True), step(ours, autocast=True)
+    for name in ("logits", "decoder.attention_key.weight", "tower.Conv2d_1a_3x3.conv.weight"):
+        ours_off, theirs_off = ((values[name].float() - exact[name]).norm() for values in (mine, lowered))
+        assert ours_off <= 1.5 * theirs_off + 1e-6, name
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_gradients_of_attention_are_those_of_finite_differences():
+    torch.manual_seed(1)
+    shapes = [(2, 5, 3), (2, 5, 3), (3,), (2, 3), (2, 3)]
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def reading(features, keys, v, *queries):
+        attend = fused.FusedAttention(features, keys, v)
+        return tuple(output for query in queries for output in attend(query))
+
+    assert torch.autograd.gradcheck(reading, inputs)
+
+
+@pytest.mark.slow
+def test_compiled():
+    plain, ours = networks(torch.float32)
+    expected = step(plain)
+    try:
+        found = step(ours)
+    except Exception as error:
+        if "compiler" in str(error):
+            pytest.skip("torch.compile finds no C++ compiler")
+        raise
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name], rtol=2e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
