@@ -48,6 +48,7 @@ def main(arguments: list[str]) -> int:
         state.update(checkpoint.load(flags.ckpt))
         # What was asked of the training's device, precision and records is not asked of this one.
         own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "skip_bad_records": False}
+        own["decoded_cache_dir"] = None  # of the training's host
         return checkpoint.config_of(state).replace(split_name="test", num_records=None, **own)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."

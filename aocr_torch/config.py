@@ -58,6 +58,9 @@ class Data:
     """Use only the first so many records of the split; all by default."""
     skip_bad_records: bool = False
     """Count, list and leave out records that cannot be read, instead of stopping at the first."""
+    decoded_cache_dir: Optional[str] = None
+    """Folder on a fast local disk for the decoded pictures, filled as records are first read; for when decoding or
+    drawing is the limit. An image of FSNS takes 270 kB there."""
     synthesize: Literal["", "demo", "fsns"] = ""
     """Draw synthetic signs of this preset: into dataset_dir first, or without one each when it is read."""
 

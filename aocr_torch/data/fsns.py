@@ -23,6 +23,7 @@ from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64Lis
 from torch.utils.data import DataLoader, Dataset
 
 from aocr_torch.data.charset import Charset
+from aocr_torch.data.decoded_cache import DecodedCache
 from aocr_torch.data.records import INDEX_SUFFIX, RecordError, Shards
 
 NOT_SHARDS = (INDEX_SUFFIX, ".tfindex", ".idx")  # our indexes, and those that users of tfrecord2idx may have made
@@ -167,6 +168,7 @@ class FSNSDataset(Dataset):
         self.max_sequence_length = max_sequence_length
         self.skip_bad_records = skip_bad_records
         self.num_records = len(shards) if num_records is None else min(num_records, len(shards))
+        self.cache: Optional[DecodedCache] = None  # set it to keep what was decoded
 
     def __len__(self) -> int:
         return self.num_records
@@ -175,18 +177,33 @@ class FSNSDataset(Dataset):
         """The sample of an index, or of a (position, index): see TrainBatchSampler for the position."""
         position, index = key if isinstance(key, tuple) else (key, key)
         try:
-            features = self._features(index)
-            label = torch.tensor(self._label(features, index))
-            encoded = self._encoded(features, index)
-            try:
-                image = torch.from_numpy(decode_image(encoded, self.image_height, self.image_width))
-            except ValueError as error:
-                raise self.shards.error(index, str(error)) from None
+            image, label = self._read(index)
         except RecordError as error:
             if self.skip_bad_records:
                 return {"skipped": str(error)}
             raise
-        return {"image": image, "label": label, "index": index, "position": position}
+        arrays = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+        return {**arrays, "index": index, "position": position}
+
+    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The picture, uint8 (H, W, 3), and the label, int64 (T,), from the cache or else the shards."""
+        if self.cache is None:
+            return self._decode(index)
+        image = np.empty((self.image_height, self.image_width, 3), np.uint8)
+        label = self.cache.read(index, image)
+        if label is None:
+            image, label = self._decode(index)
+            self.cache.write(index, image, label)
+        return image, label
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        features = self._features(index)
+        label = np.array(self._label(features, index), np.int64)
+        encoded = self._encoded(features, index)
+        try:
+            return decode_image(encoded, self.image_height, self.image_width), label
+        except ValueError as error:
+            raise self.shards.error(index, str(error)) from None
 
     def name(self, index: int) -> str:
         """The record as messages name it: "train-00000:3"."""

@@ -118,6 +118,11 @@ class Shards:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict()}
 
+    def identity(self) -> Any:
+        """What the contents of the records depend on, as JSON takes it: the files as they are now, and their number."""
+        status = [path.stat() for path in self.paths]
+        return len(self), [(path.name, each.st_size, each.st_mtime_ns) for path, each in zip(self.paths, status)]
+
     def location(self, index: int) -> tuple[Path, int, int]:
         """The shard's path, the record's number in it and the byte at which the record starts."""
         if not 0 <= index < len(self):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from aocr_torch.data.fsns import FSNSDataset
 from aocr_torch.data.records import Shards
-from aocr_torch.data.synthetic import draw_record
+from aocr_torch.data.synthetic import draw_example, draw_record
 from aocr_torch.data.synthetic_effects import SynthesisError
 from aocr_torch.data.synthetic_names import Split
-from aocr_torch.data.synthetic_parameters import SyntheticParameters
+from aocr_torch.data.synthetic_parameters import DRAWING_VERSION, SyntheticParameters
 
 COUNTS: dict[Split, int] = {"train": 2**20, "validation": 2000, "test": 2000}
 """Records of each split: as many to train on as FSNS has."""
@@ -36,6 +41,10 @@ class DrawnRecords(Shards):
     def __len__(self) -> int:
         return COUNTS[self.split]
 
+    def identity(self) -> Any:
+        """What the signs depend on, as JSON takes it."""
+        return self.split, DRAWING_VERSION, asdict(self.parameters)
+
     def location(self, index: int) -> tuple[Path, int, int]:
         """A name for the split, the record's number, and 0."""
         if not 0 <= index < len(self):
@@ -46,3 +55,18 @@ class DrawnRecords(Shards):
         """The record's data, a tf.Example with an unpacked PNG."""
         self.location(index)
         return draw_record(self.parameters, self.charset, self.split, index, packing=0)
+
+
+class DrawnDataset(FSNSDataset):
+    """The samples of DrawnRecords, with each picture as it was drawn, without packing and unpacking it."""
+
+    shards: DrawnRecords
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        parameters = self.shards.parameters
+        fits = (self.image_height, self.image_width, self.max_sequence_length)
+        if fits != (parameters.height, parameters.num_views * parameters.view_width, parameters.max_length):
+            return super()._decode(index)  # it says what does not fit
+        self.shards.location(index)
+        picture, text, _ = draw_example(parameters, self.shards.split, index)
+        return picture, np.array(self.charset.encode(text, self.max_sequence_length), np.int64)

@@ -43,6 +43,7 @@ def _describe_data(config: Config) -> tuple[Charset, int]:
         num_records = min(filter(None, (counts[data.split_name], data.num_records)))
         announce(f"data: {', '.join(f'{count} {split}' for split, count in counts.items())} records, {where}")
     else:
+        config = config.replace(decoded_cache_dir=None)  # it would be begun
         dataset = open_dataset(config, data.split_name)
         charset, num_records = dataset.charset, len(dataset)
         where = f"in {data.dataset_dir}" if data.dataset_dir is not None else "drawn when they are read"

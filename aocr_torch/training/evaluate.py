@@ -13,6 +13,7 @@ from aocr_torch import device as devices
 from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset, CharsetError
+from aocr_torch.data.decoded_cache import DecodedCache
 from aocr_torch.data.fsns import EvalBatchSampler, FSNSDataset, find_charset, find_shards, make_loader
 from aocr_torch.data.records import Shards
 from aocr_torch.model.ocr import Prediction, interpret
@@ -46,13 +47,15 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
 
     Raises:
         ConfigError: no dataset_dir, and nothing to synthesize.
+        DecodedCacheError: the cache in decoded_cache_dir is of other records, or finds too little room.
         FileNotFoundError, CharsetError, RecordError: as data/ says them.
     """
     data = config.data
     if data.dataset_dir is None and data.synthesize:
         from aocr_torch.data.synthetic_parameters import PRESETS
-        from aocr_torch.data.synthetic_records import DrawnRecords
+        from aocr_torch.data.synthetic_records import DrawnDataset, DrawnRecords
 
+        kind: type[FSNSDataset] = DrawnDataset
         shards: Shards = DrawnRecords(PRESETS[data.synthesize], split_name)
         own = shards.charset
     elif data.dataset_dir is None:
@@ -62,6 +65,7 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
             "  pictures of your own: python tools/make_tfrecords.py photos/labels.tsv FOLDER (see docs/tutorial.md)"
         )
     else:
+        kind = FSNSDataset
         shards = Shards(find_shards(data.dataset_dir, split_name), skip_bad_records=data.skip_bad_records)
         own = Charset.from_file(find_charset(data.dataset_dir, data.charset_filename))
     if charset is not None and charset.characters != own.characters:
@@ -71,15 +75,12 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
             f"the checkpoint's charset is not that of {data.dataset_dir or data.synthesize} ({what}): its ids would be "
             "read as other characters; evaluate on a data set with the checkpoint's charset"
         )
-    return FSNSDataset(
-        shards,
-        own,
-        image_height=data.image_height,
-        image_width=data.image_width,
-        max_sequence_length=data.max_sequence_length,
-        skip_bad_records=data.skip_bad_records,
-        num_records=data.num_records,
-    )
+    layout = {name: getattr(data, name) for name in ("image_height", "image_width", "max_sequence_length")}
+    dataset = kind(shards, own, **layout, skip_bad_records=data.skip_bad_records, num_records=data.num_records)
+    if data.decoded_cache_dir is not None:
+        sizes = {**layout, "num_records": len(dataset), "num_classes": own.size}
+        dataset.cache = DecodedCache(data.decoded_cache_dir, split_name, shards.identity(), **sizes)
+    return dataset
 
 
 @torch.no_grad()

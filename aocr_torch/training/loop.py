@@ -67,6 +67,7 @@ def train(config: Config) -> int:
         training = Training(config, dataset.charset, device, len(dataset))
         checkpoints = checkpoint.Checkpoints(Path(run.train_log_dir), run.keep_checkpoints)
         messages = _start_or_resume(training, checkpoints)
+        messages += [each.cache.summary for each in (dataset, eval_dataset) if each is not None and each.cache]
         training.distribute()
         steps = {"total_steps": run.max_number_of_steps, "first_step": training.step}
         log = Log(run.train_log_dir, ranks.is_main(), **steps)

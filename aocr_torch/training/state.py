@@ -29,7 +29,7 @@ from aocr_torch.training.optim import (
 )
 from aocr_torch.training.recorded_step import Batches, RecordedStep
 
-FLAGS_THAT_MAY_CHANGE = ("dataset_dir", "train_log_dir", "device", "num_workers", "resume")
+FLAGS_THAT_MAY_CHANGE = ("dataset_dir", "train_log_dir", "device", "num_workers", "decoded_cache_dir", "resume")
 
 
 class NonFiniteError(ValueError):
