@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Callable, Optional
 
 import torch
@@ -56,7 +56,9 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
         from aocr_torch.data.synthetic_records import DrawnDataset, DrawnRecords
 
         kind: type[FSNSDataset] = DrawnDataset
-        shards: Shards = DrawnRecords(PRESETS[data.synthesize], split_name)
+        size = {"num_views": data.num_views, "height": data.image_height, "max_length": data.max_sequence_length}
+        parameters = replace(PRESETS[data.synthesize], view_width=data.image_width // data.num_views, **size)
+        shards: Shards = DrawnRecords(parameters, split_name)
         own = shards.charset
     elif data.dataset_dir is None:
         raise ConfigError(
