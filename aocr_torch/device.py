@@ -58,6 +58,7 @@ def resolve(name: str) -> torch.device:
     module.set_device(device)
     if kind == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # as with HF32 below: by default convolutions would take it
+        torch.backends.cudnn.benchmark = True  # a training has a handful of shapes, each worth a trial
     if kind == "npu":
         # Precompiled kernels: without this the first 910 compiles every new shape while it trains.
         module.set_compile_mode(jit_compile=False)
