@@ -78,8 +78,8 @@ def draw_plate(
     layout = lay_out(rng, text, look.face, effects)
     narrowing = 1 - effects.condensed * rng.random()
     aspect = layout.width * narrowing / layout.height
-    # 1.2 times the pixels of the closest view: enough for smooth edges after the resize.
-    em = max(8.0, 1.2 * min(height / layout.height, width / (layout.width * narrowing)))
+    # The closest view shows nine tenths of these pixels.
+    em = max(8.0, min(height / layout.height, width / (layout.width * narrowing)))
     colours = _colours(rng, look.kind)
     plate, outline = _ground(rng, look.kind, colours, round(layout.width * em), round(layout.height * em), em)
     draw = ImageDraw.Draw(plate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -270,12 +271,25 @@ def _expose(rng: np.random.Generator, view: np.ndarray, effects: SignEffects) ->
     haze = effects.haze * float(rng.random())
     gain = between(rng, 1 - effects.light, 1 + effects.light) * (1 + effects.tint * (rng.random(3) - 0.5)) * (1 - haze)
     slope_x, slope_y = effects.light * (rng.random(2) - 0.5)
-    across = 128 * gain * (1 + slope_x * np.linspace(-1, 1, width))[:, None]  # (width, 3)
-    down = 128 * (1 + slope_y * np.linspace(-1, 1, height))[:, None]  # (height, 1)
-    gains = np.minimum((down.astype(np.uint16) * across.reshape(-1).astype(np.uint16)) >> 7, 255)
-    lit = (view.reshape(height, width * 3) * gains) >> 7
+    across = 128 * gain * (1 + slope_x * _ramp(width))[:, None]  # (width, 3)
+    down = 128 * (1 + slope_y * _ramp(height))[:, None]  # (height, 1)
+    lit = down.astype(np.uint16) * across.reshape(-1).astype(np.uint16)
+    lit >>= 7
+    np.minimum(lit, 255, out=lit)
+    lit *= view.reshape(height, width * 3)
+    lit >>= 7
     # One random byte a value, looked up in the quantiles of a normal distribution.
     quantiles = np.round(_NORMAL_QUANTILES * (effects.noise * rng.random())).astype(np.int8).tobytes()
     noise = np.frombuffer(rng.bytes(lit.size).translate(quantiles), np.int8).reshape(lit.shape)
     veil = np.int16(round(haze * between(rng, 60, 170)))
-    return np.clip(lit.view(np.int16) + veil + noise, 0, 255).astype(np.uint8).reshape(view.shape)
+    exposed = lit.view(np.int16)
+    exposed += noise
+    exposed += veil
+    np.clip(exposed, 0, 255, out=exposed)
+    return exposed.astype(np.uint8).reshape(view.shape)
+
+
+@lru_cache(maxsize=512)
+def _ramp(length: int) -> np.ndarray:
+    """From -1 to 1 in `length` steps."""
+    return np.linspace(-1, 1, length)
