@@ -104,7 +104,7 @@ class SignEffects:
     """Degrees by which the plate hangs askew."""
     blur: float = 1.2
     """Standard deviation of the focus blur of every second view, in hundredths of its height."""
-    low_resolution: float = 0.6
+    low_resolution: float = 0.65
     """A view is sampled at a resolution lower by up to this share and enlarged again."""
     light: float = 0.35
     """A view is brighter or darker by up to this share, and unevenly so by up to half of it."""
@@ -132,9 +132,9 @@ class SignEffects:
             return self
         return replace(self, **{name: getattr(self, name) * difficulty for name in _SCALED_BY_DIFFICULTY})
 
-    def spared(self) -> SignEffects:
-        """The same effects for a sign's best view: half as hard, and nothing that hides all of it."""
-        return replace(self.scaled(0.5), useless_views=0, cut=0)
+    def spared(self, difficulty: float = 0.5) -> SignEffects:
+        """The same effects for a sign's best view: less hard, and nothing that hides all of it."""
+        return replace(self.scaled(difficulty), useless_views=0, cut=0)
 
     def check(self) -> None:
         """Raises SynthesisError, naming the field, where a value lies outside what can be drawn."""

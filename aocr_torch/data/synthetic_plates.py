@@ -69,17 +69,19 @@ def decide_look(rng: np.random.Generator, effects: SignEffects) -> PlateLook:
 
 def draw_plate(
     rng: np.random.Generator, text: SignText, look: PlateLook, height: int, width: int, effects: SignEffects
-) -> tuple[Image.Image, float]:
+) -> tuple[Image.Image, float, float]:
     """The plate from the front, at about the resolution that a view of (height, width) pixels can show.
 
     Returns:
-        (RGBX, X being its outline; its width over its height in the world: letters are condensed when it is projected).
+        (RGBX, X being its outline; its width over its height in the world: letters are condensed when it is projected;
+        pixels of 1 em in the closest view, the mean of its width and its height).
     """
     layout = lay_out(rng, text, look.face, effects)
     narrowing = 1 - effects.condensed * rng.random()
     aspect = layout.width * narrowing / layout.height
     # The closest view shows nine tenths of these pixels.
-    em = max(8.0, min(height / layout.height, width / (layout.width * narrowing)))
+    closest = min(height / layout.height, width / (layout.width * narrowing))
+    em = max(8.0, closest)
     colours = _colours(rng, look.kind)
     plate, outline = _ground(rng, look.kind, colours, round(layout.width * em), round(layout.height * em), em)
     draw = ImageDraw.Draw(plate)
@@ -96,7 +98,7 @@ def draw_plate(
         wear(rng, plate, colours.ground)
     if look.is_rusty:
         rust(rng, plate)
-    return Image.merge("RGBX", (*plate.split(), outline)), aspect
+    return Image.merge("RGBX", (*plate.split(), outline)), aspect, closest * (1 + narrowing) / 2
 
 
 def _colours(rng: np.random.Generator, kind: str) -> _Colours:

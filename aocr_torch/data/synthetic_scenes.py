@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from aocr_torch.data.synthetic_noise import between, blotches, coloured, pick, scaled_colour, shade, smooth_noise
 from aocr_torch.data.synthetic_textures import piece
 
-_ROOM = 1.5
+_ROOM = 1.35
 """A scene is so many times as large as a view."""
 
 # Dark and light colour, contrast of fine over coarse structure (0 .. 1), number of straight lines at most.
@@ -32,7 +32,7 @@ _BEHIND = (
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int, has_scenery: bool) -> Image.Image:
-    """What is behind the sign, half as large again as a view of (height, width) pixels, as RGB."""
+    """What is behind the sign, _ROOM times as large as a view of (height, width) pixels, as RGB."""
     size = round(width * _ROOM), round(height * _ROOM)
     if not has_scenery:
         dark, light, contrast, most = pick(rng, _MOTTLED)

@@ -16,6 +16,9 @@ from aocr_torch.data.synthetic_scenes import draw_scene
 from aocr_torch.data.synthetic_text import compose
 from aocr_torch.data.synthetic_views import Post, Site, draw_view
 
+_LARGE = 18.0
+"""Pixels of letters that need no sparing beyond the half."""
+
 
 def draw_sign(
     rng: np.random.Generator, label: str, num_views: int, height: int, view_width: int, effects: SignEffects
@@ -29,9 +32,10 @@ def draw_sign(
         num_real = int(rng.integers(1, num_views))
     site = _draw_site(rng, label, height, view_width, effects)
     picture = np.empty((height, num_views * view_width, 3), np.uint8)
-    # A sign whose views were all at their worst could not be read by anybody: one view is spared the half.
+    # A sign whose views were all at their worst could not be read by anybody: one view is spared the half, and more
+    # where letters are small.
     best_view = int(rng.integers(num_real))
-    spared = effects.spared()
+    spared = effects.spared(0.5 * min(1.0, site.letter_size / _LARGE))
     for view in range(num_real):
         chosen = spared if view == best_view else effects
         band = round(view_width * chosen.noise_band * rng.random()) if rng.random() < 0.25 else 0
@@ -45,12 +49,12 @@ def draw_sign(
 def _draw_site(rng: np.random.Generator, label: str, height: int, view_width: int, effects: SignEffects) -> Site:
     is_night, has_scenery = rng.random() < effects.night, rng.random() < effects.scenery
     look = decide_look(rng, effects)
-    plate, aspect = draw_plate(rng, compose(rng, label, effects), look, height, view_width, effects)
+    plate, aspect, letter_size = draw_plate(rng, compose(rng, label, effects), look, height, view_width, effects)
     scene = draw_scene(rng, height, view_width, has_scenery)
     post = None
     if rng.random() < effects.posts:
         post = _choose_post(rng, plate, effects)
-    return Site(plate, aspect, scene, post, is_night)
+    return Site(plate, aspect, letter_size, scene, post, is_night)
 
 
 def _choose_post(rng: np.random.Generator, plate: Image.Image, effects: SignEffects) -> Post:

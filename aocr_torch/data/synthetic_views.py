@@ -28,6 +28,8 @@ class Site:
     beyond the outline, so nothing need be multiplied by it."""
     aspect: float
     """The plate's width over its height."""
+    letter_size: float
+    """Pixels of 1 em in the closest view, the mean of its width and its height."""
     scene: Image.Image
     """RGB, larger than a view."""
     post: Post | None

@@ -161,7 +161,7 @@ def test_light_makes_a_view_darker_or_brighter(name, share, is_darker):
 @pytest.mark.parametrize("name", ["motion", "blur", "low_resolution"])
 def test_unsharp_views_have_weaker_edges(name):
     def edges(effects):
-        pictures = [draw_sign(generator(seed), LONG, 1, 80, 120, effects)[0].astype(int) for seed in range(12)]
+        pictures = [draw_sign(generator(seed), LONG, 3, 80, 120, effects)[0].astype(int) for seed in range(12)]
         return np.mean([np.abs(np.diff(picture, axis=1)).mean() for picture in pictures])
 
     assert edges(replace(CLEAN, **{name: {"blur": 3, "low_resolution": 0.8}.get(name, 1)})) < 0.9 * edges(CLEAN)
