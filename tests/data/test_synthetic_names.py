@@ -67,7 +67,7 @@ def test_lengths_are_those_of_streets(french):
     assert lengths.max() == 37
     assert lengths.min() <= 8
     assert 15 < np.median(lengths) < 22
-    assert len(set(french)) > 0.55 * MANY
+    assert len(set(french)) > 0.7 * MANY
 
 
 def test_types_are_as_frequent_as_in_towns(french):
