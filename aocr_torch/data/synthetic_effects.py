@@ -58,6 +58,10 @@ class SignEffects:
     """Share of the signs with screws."""
     posts: float = 0.4
     """Share of the signs that stand on a post."""
+    brackets: float = 0.35
+    """Share of the posts on which the bracket that holds the plate is seen."""
+    chips: float = 0.15
+    """Share of the signs whose enamel has come off at the corners and screws."""
     wear: float = 0.3
     """Share of the signs that are faded, scratched and dirty."""
     rust: float = 0.12
@@ -74,10 +78,16 @@ class SignEffects:
     """Share of the views with a pole, a wire or a branch in front of the sign."""
     glare: float = 0.08
     """Share of the views in which the sun or a flash is reflected by the plate."""
+    reflections: float = 0.3
+    """Share of the views in which sky, trees or houses are mirrored by the plate, softly."""
     motion: float = 0.12
     """Share of the views blurred by motion."""
     jpeg: float = 0.7
     """Share of the views that were JPEG files, of any quality down to 25."""
+    sharpened: float = 0.25
+    """Share of the views that the camera has sharpened, with halos around the letters."""
+    cut: float = 0.05
+    """Share of the views in which up to an eighth of the sign is cut off at the left or right."""
     useless_views: float = 0.05
     """Share of the views in which nothing can be read, in signs that have another view."""
     margin: float = 0.1
@@ -85,7 +95,7 @@ class SignEffects:
     distance: float = 0.3
     """A view's sign is smaller than the view allows by up to this share."""
     shift: float = 0.6
-    """A view's sign leaves the middle by up to this share of the free room, so it is never cut."""
+    """A view's sign leaves the middle by up to this share of the free room."""
     yaw: float = 50.0
     """Degrees by which the plate is turned left or right, which foreshortens the text."""
     pitch: float = 20.0
@@ -94,12 +104,14 @@ class SignEffects:
     """Degrees by which the plate hangs askew."""
     blur: float = 1.2
     """Standard deviation of the focus blur of every second view, in hundredths of its height."""
-    low_resolution: float = 0.6
+    low_resolution: float = 0.65
     """A view is sampled at a resolution lower by up to this share and enlarged again."""
     light: float = 0.35
     """A view is brighter or darker by up to this share, and unevenly so by up to half of it."""
     tint: float = 0.12
     """A view's red, green and blue gains differ by up to this share."""
+    desaturation: float = 0.6
+    """The colours of every second view are greyer by up to this share."""
     haze: float = 0.3
     """A view's contrast is lower by up to this share."""
     noise: float = 6.0
@@ -116,11 +128,13 @@ class SignEffects:
 
     def scaled(self, difficulty: float) -> SignEffects:
         """The same effects with all that makes reading harder multiplied by `difficulty` (0 .. 1)."""
+        if difficulty == 1:
+            return self
         return replace(self, **{name: getattr(self, name) * difficulty for name in _SCALED_BY_DIFFICULTY})
 
-    def spared(self) -> SignEffects:
-        """The same effects for a sign's best view: half as hard, and nothing that hides all of it."""
-        return replace(self.scaled(0.5), useless_views=0)
+    def spared(self, difficulty: float = 0.5) -> SignEffects:
+        """The same effects for a sign's best view: less hard, and nothing that hides all of it."""
+        return replace(self.scaled(difficulty), useless_views=0, cut=0)
 
     def check(self) -> None:
         """Raises SynthesisError, naming the field, where a value lies outside what can be drawn."""
@@ -140,7 +154,23 @@ PLATE_EFFECTS = ("green_borders", "white_plates", "green_plates", "stone_plates"
 
 _EXCLUSIVE = (("upper_case", "mixed_case", "small_capitals"), ("town", "arrondissement"), PLATE_EFFECTS)
 _SCALED_BY_DIFFICULTY = (
-    *("wear", "rust", "night", "shadow", "leaves", "poles", "glare", "motion", "jpeg", "useless_views"),
+    *(
+        "chips",
+        "reflections",
+        "sharpened",
+        "cut",
+        "desaturation",
+        "wear",
+        "rust",
+        "night",
+        "shadow",
+        "leaves",
+        "poles",
+        "glare",
+        "motion",
+        "jpeg",
+        "useless_views",
+    ),
     *("distance", "shift", "yaw", "pitch", "rotation", "blur", "low_resolution", "light", "tint", "haze"),
     *("noise", "noise_band", "missing_views"),
 )

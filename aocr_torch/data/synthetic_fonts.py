@@ -50,7 +50,9 @@ def font(face: Face, size: int) -> ImageFont.FreeTypeFont:
     Raises:
         SynthesisError: its package is not installed.
     """
-    return ImageFont.truetype(str(_path(face)), max(1, round(size * _enlargement(face))))
+    # Basic layout: most letters are drawn one by one, which takes the other one four times as long.
+    size = max(1, round(size * _enlargement(face)))
+    return ImageFont.truetype(str(_path(face)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 @lru_cache(maxsize=8192)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import ImageDraw
@@ -12,6 +12,9 @@ from aocr_torch.data.synthetic_effects import SignEffects
 from aocr_torch.data.synthetic_fonts import CAP_HEIGHT, SOURCE_SANS, Face, advance, font
 from aocr_torch.data.synthetic_noise import Colour, between
 from aocr_torch.data.synthetic_text import Letters, Line, SignText
+
+_RIGHT = 0.35
+"""em that a row at the right leaves free."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Row:
     face: Face
     above: float
     """em between its capitals and the row above."""
+    is_right_aligned: bool = False
+    """Whether it ends at the right whatever the others do."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,8 @@ def lay_out(rng: np.random.Generator, text: SignText, face: Face, effects: SignE
     if text.second_name:
         rows.insert(0 if rng.random() < 0.3 else len(rows), small(text.second_name, 0.5, 0.8, face, gap + 0.1))
     if text.subtitle:
-        rows.append(small(text.subtitle, 0.26, 0.42, SOURCE_SANS[0], gap))
+        row = small(text.subtitle, 0.2, 0.4, SOURCE_SANS[0], gap)
+        rows.append(replace(row, is_right_aligned=bool(rng.random() < 0.35)))
     has_rule = bool(text.header) and rng.random() < 0.5
     if text.header:
         rows[0] = Row(rows[0].line, rows[0].face, (2 if has_rule else 1) * gap)
@@ -91,7 +97,9 @@ def _draw_row(
     draw: ImageDraw.ImageDraw, row: Row, layout: Layout, em: float, place: tuple[float, float], ink: Colour
 ) -> None:
     baseline, x = place
-    x += em * (layout.start if layout.start >= 0 else (layout.left + layout.width - _width(row, layout.spacing)) / 2)
+    width = _width(row, layout.spacing)
+    start = layout.start if layout.start >= 0 else (layout.left + layout.width - width) / 2
+    x += em * (layout.width - width - _RIGHT if row.is_right_aligned else start)
     for letters in row.line:
         size = letters.size * em
         sized = font(row.face, max(1, round(size)))

@@ -36,6 +36,7 @@ NEVER_DRAWN = frozenset(("Perreyon", "de la Taillée", "des Colverts", "de Sauni
 ELISIONS = ("d'", "l'")
 """What title case leaves small before an apostrophe."""
 
+_DAYS_OF_MONTHS = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _SHORT_TYPES = ("Rue", "Rue", "Rue", "Quai", "Place")
 _SHORT_ONSETS, _SHORT_VOWELS, _SHORT_CODAS = tuple("bdlmnprstv"), tuple("aeiou"), tuple("lnrst")
 _SYMBOLS = '%|/:;=+\\{}_*!?$€&<>[]@#®©£“”—"'
@@ -126,9 +127,9 @@ def _person(rng: np.random.Generator) -> str:
     chance = rng.random()
     if chance < 0.3:
         return pick(rng, words.PERSONS)
-    surname = invented_word(rng)
+    surname = _surname(rng)
     if chance < 0.4:
-        surname = _of(rng, surname) if rng.random() < 0.6 else f"{surname}-{invented_word(rng)}"
+        surname = _of(rng, surname) if rng.random() < 0.6 else f"{surname}-{_surname(rng)}"
     if chance > 0.93:
         initials = ".".join(pick(rng, tuple("ABCDEFGHJKLMNPRSTV")) for _ in range(int(rng.integers(1, 3))))
         return f"{initials}. {surname}"
@@ -141,7 +142,12 @@ def _titled(rng: np.random.Generator) -> str:
     if rng.random() < 0.35:
         return pick(rng, words.HEROES)
     first_name = f"{pick(rng, words.FIRST_NAMES)} " if rng.random() < 0.15 else ""
-    return f"{pick(rng, words.TITLES)} {first_name}{invented_word(rng)}"
+    return f"{pick(rng, words.TITLES)} {first_name}{_surname(rng)}"
+
+
+def _surname(rng: np.random.Generator) -> str:
+    """A common one, or an invented one."""
+    return pick(rng, words.SURNAMES) if rng.random() < 0.45 else invented_word(rng)
 
 
 def _saint(rng: np.random.Generator) -> str:
@@ -164,9 +170,10 @@ def _dated(rng: np.random.Generator) -> str:
     if chance < 0.4:
         return f"du {pick(rng, words.REMEMBERED_DAYS)}"
     if chance < 0.7:
-        day = int(rng.integers(1, 32))
+        month = int(rng.integers(12))
+        day = int(rng.integers(1, _DAYS_OF_MONTHS[month] + 1))
         year = f" {rng.integers(1789, 2000)}" if rng.random() < 0.7 else ""
-        return f"du {'1er' if day == 1 else day} {pick(rng, words.MONTHS)}{year}"
+        return f"du {'1er' if day == 1 else day} {words.MONTHS[month]}{year}"
     if chance < 0.85:
         return pick(rng, words.KINGS) if rng.random() < 0.5 else f"{pick(rng, words.FIRST_NAMES)} {pick(rng, _ROMAN)}"
     return f"du {rng.integers(2, 999)}{pick(rng, ('e', 'ème', 'è'))} {pick(rng, words.MEMBERS)}"

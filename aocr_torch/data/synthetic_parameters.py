@@ -8,7 +8,7 @@ from aocr_torch.data.charset import Charset
 from aocr_torch.data.synthetic_effects import SignEffects, SynthesisError
 from aocr_torch.data.synthetic_names import SHORTEST_MAX_LENGTH, NameStyle, Split, charset_of
 
-DRAWING_VERSION = 3
+DRAWING_VERSION = 4
 """Raised with every change that draws other signs from the same parameters."""
 
 

@@ -18,7 +18,7 @@ from aocr_torch.data.synthetic_layout import draw_text, lay_out
 from aocr_torch.data.synthetic_noise import Colour, between, pick, shade
 from aocr_torch.data.synthetic_text import SignText
 from aocr_torch.data.synthetic_textures import piece
-from aocr_torch.data.synthetic_wear import rust, wear
+from aocr_torch.data.synthetic_wear import chip, rust, wear
 
 _WHITE, _BLACK = (240, 240, 238), (24, 24, 28)
 
@@ -33,6 +33,8 @@ class PlateLook:
     """Its letters."""
     has_fixings: bool
     """Whether it has screws."""
+    is_chipped: bool
+    """Whether enamel has come off at its corners and screws."""
     is_worn: bool
     """Whether it is faded, scratched and dirty."""
     is_rusty: bool
@@ -50,7 +52,7 @@ class _Colours:
 
 def decide_look(rng: np.random.Generator, effects: SignEffects) -> PlateLook:
     """The kind of plate, its letters, and what has become of it."""
-    which, fixings, worn, rusty, other_font, serif = rng.random(6).tolist()
+    which, fixings, chipped, worn, rusty, other_font, serif = rng.random(7).tolist()
     kind = "blue_plates"
     for name in PLATE_EFFECTS:
         which -= getattr(effects, name)
@@ -60,22 +62,26 @@ def decide_look(rng: np.random.Generator, effects: SignEffects) -> PlateLook:
     faces = SOURCE_SANS
     if other_font < effects.other_fonts:
         faces = SERIF if serif < (0.75 if kind == "stone_plates" else 0.45) else OTHER_SANS
-    return PlateLook(kind, pick(rng, faces), fixings < effects.fixings, worn < effects.wear, rusty < effects.rust)
+    shares = (effects.fixings, effects.chips, effects.wear, effects.rust)
+    marks = (chance < share for chance, share in zip((fixings, chipped, worn, rusty), shares))
+    return PlateLook(kind, pick(rng, faces), *marks)
 
 
 def draw_plate(
     rng: np.random.Generator, text: SignText, look: PlateLook, height: int, width: int, effects: SignEffects
-) -> tuple[Image.Image, float]:
+) -> tuple[Image.Image, float, float]:
     """The plate from the front, at about the resolution that a view of (height, width) pixels can show.
 
     Returns:
-        (RGBX, X being its outline; its width over its height in the world: letters are condensed when it is projected).
+        (RGBX, X being its outline; its width over its height in the world: letters are condensed when it is projected;
+        pixels of 1 em in the closest view, the mean of its width and its height).
     """
     layout = lay_out(rng, text, look.face, effects)
     narrowing = 1 - effects.condensed * rng.random()
     aspect = layout.width * narrowing / layout.height
-    # 1.2 times the pixels of the closest view: enough for smooth edges after the resize.
-    em = max(8.0, 1.2 * min(height / layout.height, width / (layout.width * narrowing)))
+    # The closest view shows nine tenths of these pixels.
+    closest = min(height / layout.height, width / (layout.width * narrowing))
+    em = max(8.0, closest)
     colours = _colours(rng, look.kind)
     plate, outline = _ground(rng, look.kind, colours, round(layout.width * em), round(layout.height * em), em)
     draw = ImageDraw.Draw(plate)
@@ -86,11 +92,13 @@ def draw_plate(
         draw_arms(rng, draw, em, is_small=bool(text.header))
     if look.has_fixings:
         _draw_screws(rng, draw, plate.size, em)
+    if look.is_chipped:
+        chip(rng, plate)
     if look.is_worn:
         wear(rng, plate, colours.ground)
     if look.is_rusty:
         rust(rng, plate)
-    return Image.merge("RGBX", (*plate.split(), outline)), aspect
+    return Image.merge("RGBX", (*plate.split(), outline)), aspect, closest * (1 + narrowing) / 2
 
 
 def _colours(rng: np.random.Generator, kind: str) -> _Colours:
@@ -122,6 +130,8 @@ def _colours(rng: np.random.Generator, kind: str) -> _Colours:
         return _Colours(shade(rng, ground, 10), shade(rng, ink, 10), shade(rng, border, 10))
     red = int(rng.integers(4, 36))
     blue = (red, red + int(rng.integers(2, 48)), int(rng.integers(50, 150)))
+    if rng.random() < 0.25:  # nearly black
+        blue = (red, red + int(rng.integers(8)), red + int(rng.integers(6, 34)))
     return _Colours(blue, white, (22, 92, 56) if kind == "green_borders" else shade(rng, _WHITE, 20))
 
 
@@ -130,9 +140,9 @@ def _ground(
 ) -> tuple[Image.Image, Image.Image]:
     """The empty plate as RGB, and its outline as L, with corners cut off as its border is."""
     outline = Image.new("L", (width, height), 255)
-    corner = round(em * between(rng, 0.1, 0.3))
+    corner = round(em * between(rng, 0.1, 0.36))
     style = rng.random()
-    if style < 0.4 and not colours.surface:
+    if (style < 0.4 or rng.random() < 0.4) and not colours.surface:
         outline = Image.new("L", (width, height), 0)
         ImageDraw.Draw(outline).rounded_rectangle((0, 0, width - 1, height - 1), corner + em * 0.1, fill=255)
     if colours.surface:

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from aocr_torch.data.synthetic_noise import between, blotches, coloured, pick, scaled_colour, shade, smooth_noise
 from aocr_torch.data.synthetic_textures import piece
 
-_ROOM = 1.5
+_ROOM = 1.35
 """A scene is so many times as large as a view."""
 
 # Dark and light colour, contrast of fine over coarse structure (0 .. 1), number of straight lines at most.
@@ -32,7 +32,7 @@ _BEHIND = (
 
 
 def draw_scene(rng: np.random.Generator, height: int, width: int, has_scenery: bool) -> Image.Image:
-    """What is behind the sign, half as large again as a view of (height, width) pixels, as RGB."""
+    """What is behind the sign, _ROOM times as large as a view of (height, width) pixels, as RGB."""
     size = round(width * _ROOM), round(height * _ROOM)
     if not has_scenery:
         dark, light, contrast, most = pick(rng, _MOTTLED)
@@ -73,7 +73,7 @@ def crop_scene(rng: np.random.Generator, scene: Image.Image, height: int, width:
     part = scene.width * share, scene.height * share
     left, top = between(rng, 0, scene.width - part[0]), between(rng, 0, scene.height - part[1])
     box = (left, top, left + part[0], top + part[1])
-    return scene.resize((width, height), Image.Resampling.BILINEAR, box)
+    return scene.resize((width, height), Image.Resampling.BOX, box)
 
 
 def draw_leaves(rng: np.random.Generator, view: Image.Image, corners: np.ndarray) -> None:
@@ -133,6 +133,19 @@ def draw_glare(rng: np.random.Generator, view: Image.Image, corners: np.ndarray)
     spot = Image.radial_gradient("L").point(ramp).resize((int(size[0]), int(size[1])))
     place = (middle - size / 2).astype(int).tolist()
     view.paste((255, 255, 250), (place[0], place[1]), spot)
+
+
+def draw_reflection(rng: np.random.Generator, plate: Image.Image) -> None:
+    """Sky, houses or trees mirrored by the enamel of a projected RGBX plate, softly."""
+    colour = shade(rng, pick(rng, ((196, 208, 224), (214, 214, 208), (160, 110, 84), (26, 32, 24))), 20)
+    strength = between(rng, 0.15, 0.5)
+    if rng.random() < 0.6:
+        mask = blotches(rng, int(rng.integers(2, 6)), plate.size, between(rng, 0.25, 0.6), strength)
+    else:  # stronger towards one edge
+        fading = Image.linear_gradient("L").point([round(value * strength) for value in range(256)])
+        turn = pick(rng, (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270))
+        mask = fading.transpose(turn).resize(plate.size)
+    plate.paste((*colour, 0), mask=mask)
 
 
 def draw_obstacle(rng: np.random.Generator, view: Image.Image) -> None:

@@ -128,8 +128,13 @@ def _capitals_but_for_particles(word: str) -> str:
 
 
 def _break_lines(rng: np.random.Generator, shown: list[str], max_lines: int) -> list[str]:
-    """The words in lines: often the type on its own, else the longest line as short as it can be."""
+    """The words in lines: often the type on its own, and the particles too, else the longest line as short as it can
+    be."""
     text = " ".join(shown)
+    count = sum(1 for _ in itertools.takewhile(lambda word: word.lower() in PARTICLES, shown[1:]))
+    rest = " ".join(shown[1 + count :])
+    if count and rest and len(rest) <= 16 and max_lines >= 3 and rng.random() < 0.15:
+        return [shown[0], " ".join(shown[1 : 1 + count]), rest]
     wanted = math.ceil(len(text) / between(rng, 7, 16))
     type_alone = rng.random() < 0.5
     num_lines = min(wanted + type_alone, max_lines, len(shown))
@@ -151,7 +156,7 @@ def _break_lines(rng: np.random.Generator, shown: list[str], max_lines: int) -> 
 
 def _sized(rng: np.random.Generator, lines: list[str], is_small_capitals: bool) -> tuple[Line, ...]:
     """Lines of particles alone are often smaller, and sometimes the type's line is, or all but the last."""
-    minor, first = between(rng, 0.6, 1.0), max(0.65, min(1.0, between(rng, 0.6, 1.35)))
+    minor, first = between(rng, 0.5, 1.0), max(0.65, min(1.0, between(rng, 0.6, 1.35)))
     small = between(rng, 0.72, 0.85)
     sized = []
     for number, line in enumerate(lines):

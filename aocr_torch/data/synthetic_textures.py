@@ -34,7 +34,7 @@ def piece(rng: np.random.Generator, kind: str, size: tuple[int, int], share: flo
     width = share * between(rng, 0.6, 1) * min(SIZE, SIZE * size[0] / size[1])
     height = width * size[1] / size[0]
     left, top = between(rng, 0, SIZE - width), between(rng, 0, SIZE - height)
-    part = whole.resize(size, Image.Resampling.BILINEAR, (left, top, left + width, top + height))
+    part = whole.resize(size, Image.Resampling.BOX, (left, top, left + width, top + height))
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else part
 
 

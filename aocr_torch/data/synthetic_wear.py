@@ -24,6 +24,22 @@ def wear(rng: np.random.Generator, plate: Image.Image, ground: Colour) -> None:
         draw.line((x, y, x + between(rng, -0.3, 0.3) * width, y + between(rng, -0.4, 0.4) * height), fill=tone)
 
 
+def chip(rng: np.random.Generator, plate: Image.Image) -> None:
+    """Takes enamel off the corners and the edges of an RGB plate: dark or rusty iron, or white ground coat."""
+    width, height = plate.size
+    draw = ImageDraw.Draw(plate)
+    tone = shade(rng, pick(rng, ((40, 34, 32), (96, 58, 36), (196, 192, 184))), 16)
+    inset = height * between(rng, 0, 0.09)
+    for _ in range(int(rng.integers(2, 9))):
+        x, y = pick(rng, (inset, width - inset)), pick(rng, (inset, height - inset))
+        if rng.random() < 0.3:
+            x = between(rng, 0, width)
+        radius = height * between(rng, 0.01, 0.05)
+        points = [(x + radius * between(rng, -1, 1), y + radius * between(rng, -1, 1)) for _ in range(6)]
+        draw.polygon(points, fill=tone)
+        draw.ellipse((x - radius / 2, y - radius / 2, x + radius / 2, y + radius / 2), fill=tone)
+
+
 def rust(rng: np.random.Generator, plate: Image.Image) -> None:
     """Puts spots of rust on the rim of an RGB plate, with streaks below them."""
     width, height = plate.size

@@ -12,10 +12,11 @@ def _phrases(text: str) -> tuple[str, ...]:
 
 
 TYPES = (
-    *("Rue",) * 40,
-    *("Avenue", "Place", "Impasse", "Chemin", "Allée") * 8,
-    *("Boulevard", "Route", "Square", "Passage") * 4,
-    *("Quai", "Cours", "Villa", "Cité", "Sentier", "Ruelle", "Résidence", "Lotissement", "Hameau", "Clos", "Cour") * 2,
+    *("Rue",) * 340,
+    *("Avenue", "Chemin", "Allée", "Impasse") * 32,
+    *("Place", "Boulevard", "Route") * 18,
+    *("Square", "Passage") * 6,
+    *("Quai", "Cours", "Villa", "Cité", "Sentier", "Ruelle", "Résidence", "Lotissement", "Hameau", "Clos", "Cour") * 3,
     *_words(
         "Rond-Point Esplanade Montée Venelle Promenade Traverse Faubourg Voie Sente Parvis Mail Côte Pont Rampe Parc "
         "Galerie Escalier Placette Levée Domaine Quartier Carrefour Porte Terrasse Jardin Chaussée Traboule Contour "
@@ -58,6 +59,23 @@ HEROES = _phrases(
 )
 KINGS = _phrases(
     "Louis XIV|Louis XVI|Henri IV|François 1er|Charles V|Charles VII|Napoléon III|Jean XXIII|Philippe VI|Louis IX"
+)
+SURNAMES = _words(
+    "Martin Bernard Dubois Thomas Robert Richard Petit Durand Leroy Moreau Simon Laurent Lefebvre Michel Garcia David "
+    "Bertrand Roux Vincent Fournier Morel Girard André Lefèvre Mercier Dupont Lambert Bonnet François Martinez Legrand "
+    "Garnier Faure Rousseau Blanc Guérin Muller Henry Roussel Nicolas Perrin Morin Mathieu Clément Gauthier Dumont "
+    "Lopez Fontaine Chevalier Robin Masson Sanchez Gérard Nguyen Boyer Denis Lemaire Duval Joly Gautier Roger Roche "
+    "Roy Noël Meyer Lucas Meunier Jean Perez Marchand Dufour Blanchard Marie Barbier Brun Dumas Brunet Schmitt Leroux "
+    "Colas Fabre Renard Arnaud Rolland Caron Aubert Giraud Leclercq Vidal Bourgeois Renaud Lemoine Picard Gaillard "
+    "Philippe Leclerc Lacroix Fernandez Baron Rivière Olivier Bailly Charpentier Moulin Berger Rey Adam Guillot Benoît "
+    "Collet Prévost Huet Vasseur Carpentier Perrot Hubert Dupuis Klein Besson Weber Lefort Marty Lesage Boucher Legall "
+    "Deschamps Charrier Poirier Guillaume Gay Langlois Cordier Jacob Germain Fleury Barre Tessier Humbert Chauvin "
+    "Lebrun Hamel Delaunay Collin Julien Pichon Perret Bouchet Leblanc Laporte Delattre Mallet Gilbert Maillard "
+    "Coulon Gros Bouvier Maréchal Bertin Jacquet Camus Lebon Fischer Pelletier Hervé Besnard Cousin Ferrand Marion "
+    "Guichard Verdier Millet Delorme Monnier Ledoux Chevallier Allard Grosjean Thibault Buisson Weiss Michaud Briand "
+    "Tanguy Kerautret Legoff Guéguen Etcheverry Haristoy Bianchi Casanova Luciani Schneider Zimmermann Wagner Keller "
+    "Vandamme Desmet Delcroix Dewaele Hoarau Payet Grondin Jouve Chabert Reynaud Peyre Cazenave Lafitte Castaing "
+    "Labarthe Darrieux Quintard Yvetot Wallon Crozet Fayolle Vaillant Thévenin Boisson Chatelain Déjean Évrard Ollivier"
 )
 SAINTS = _words(
     "Martin Denis Jacques Michel Étienne Honoré Rémy Éloi Gilles Clément Félix Léger Côme Priest Cyr Pierre Paul Jean "

@@ -1,6 +1,8 @@
 """The grammar of street names: FSNS's spelling and charset, held-out names, letters that all occur."""
 
+import datetime
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,23 @@ def test_lengths_are_those_of_streets(french):
     assert lengths.min() <= 8
     assert 15 < np.median(lengths) < 22
     assert len(set(french)) > 0.7 * MANY
+
+
+def test_types_are_as_frequent_as_in_towns(french):
+    share = {name: np.mean([label.startswith(f"{name} ") for label in french]) for name in words.TYPES}
+    assert 0.53 < share["Rue"] < 0.62
+    for name in ("Avenue", "Chemin", "Allée", "Impasse"):
+        assert 0.03 < share[name] < 0.08
+    assert max(share[name] for name in ("Quai", "Square", "Traboule")) < 0.02
+
+
+def test_dates_are_in_the_calendar(french):
+    found = [re.search(r" du (\d+|1er) (\w+)(?: (\d{4}))?$", label) for label in french]
+    dates = [date.groups() for date in found if date and date[2] in words.MONTHS]
+    assert len(dates) > 500
+    assert {month for _, month, _ in dates} == set(words.MONTHS)
+    for day, month, year in dates:
+        datetime.date(int(year or 2000), words.MONTHS.index(month) + 1, int(day.replace("1er", "1")))
 
 
 def test_all_that_streets_are_named_after_occurs(french):

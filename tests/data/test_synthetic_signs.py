@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from aocr_torch.data import synthetic_fonts
+from aocr_torch.data import synthetic_fonts, synthetic_signs, synthetic_views
 from aocr_torch.data.charset import NULL, Charset
 from aocr_torch.data.synthetic import PRESETS
 from aocr_torch.data.synthetic_effects import PLATE_EFFECTS, SignEffects, SynthesisError
@@ -117,10 +117,10 @@ def test_a_missing_font_package_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize("name", [field.name for field in fields(SignEffects)])
 def test_every_effect_can_be_switched_on_alone(name):
     strongest = {"max_lines": 3, "missing_views": 1, "yaw": 40, "pitch": 30, "rotation": 20, "blur": 4, "noise": 20}
-    without_it = replace(SignEffects.off(), max_lines=1 if name == "max_lines" else 3)
+    without_it = replace(SignEffects.off(), max_lines=1 if name == "max_lines" else 3, posts=float(name == "brackets"))
     effects = replace(without_it, **{name: strongest.get(name, 0.4 if name in AMOUNTS else 1)})
     effects.check()
-    views = 2 if name in ("missing_views", "useless_views") else 1
+    views = 2 if name in ("missing_views", "useless_views", "cut") else 1
     pairs = [
         [draw_sign(generator(seed), LONG, views, 60, 90, chosen)[0] for chosen in (effects, without_it)]
         for seed in range(8)
@@ -138,6 +138,7 @@ AMOUNTS = (
     "light",
     "tint",
     "haze",
+    "desaturation",
     "noise_band",
 )
 
@@ -160,20 +161,45 @@ def test_light_makes_a_view_darker_or_brighter(name, share, is_darker):
 @pytest.mark.parametrize("name", ["motion", "blur", "low_resolution"])
 def test_unsharp_views_have_weaker_edges(name):
     def edges(effects):
-        pictures = [draw_sign(generator(seed), LONG, 1, 80, 120, effects)[0].astype(int) for seed in range(12)]
+        pictures = [draw_sign(generator(seed), LONG, 3, 80, 120, effects)[0].astype(int) for seed in range(12)]
         return np.mean([np.abs(np.diff(picture, axis=1)).mean() for picture in pictures])
 
     assert edges(replace(CLEAN, **{name: {"blur": 3, "low_resolution": 0.8}.get(name, 1)})) < 0.9 * edges(CLEAN)
 
 
-def test_the_best_view_is_never_useless():
-    effects = replace(CLEAN, useless_views=1)
+def test_one_view_is_never_useless_nor_cut(monkeypatch):
+    drawn = []
+
+    def draw_view(rng, site, height, width, effects):
+        drawn.append(effects)
+        return synthetic_views.draw_view(rng, site, height, width, effects)
+
+    monkeypatch.setattr(synthetic_signs, "draw_view", draw_view)
     for seed in range(20):
-        picture, _ = draw_sign(generator(seed), "Rue Ada", 2, 48, 72, effects)
-        clean, _ = draw_sign(generator(seed), "Rue Ada", 2, 48, 72, CLEAN)
-        is_same = [(picture[:, start : start + 72] == clean[:, start : start + 72]).all() for start in (0, 72)]
-        blue = [(view[..., 2].astype(int) - view[..., 0] > 30).mean() for view in (picture[:, :72], picture[:, 72:])]
-        assert any(is_same) or max(blue) > 0.15
+        draw_sign(generator(seed), "Rue Ada", 3, 48, 72, replace(CLEAN, useless_views=1, cut=1))
+        assert sorted((effects.useless_views, effects.cut) for effects in drawn) == [(0, 0), (1, 1), (1, 1)]
+        drawn.clear()
+
+
+def test_a_sign_is_within_the_view_unless_it_is_cut():
+    for seed in range(60):
+        place = synthetic_views._place_corners
+        (left, top), (right, bottom) = (
+            edge(place(generator(seed), 1.6, 60, 90, SignEffects(), is_cut=False), axis=0) for edge in (np.min, np.max)
+        )
+        assert 0 <= left < right <= 90
+        assert 0 <= top < bottom <= 60
+        across = place(generator(seed), 1.6, 60, 90, SignEffects(), is_cut=True)[:, 0]
+        hidden = max(-across.min(), across.max() - 90) / np.ptp(across)
+        assert 0.02 <= hidden < 0.125 + 1e-9
+
+
+def test_the_perspective_maps_a_views_corners_to_those_of_the_plate():
+    corners = np.array([[3.0, 5.0], [40.0, 1.0], [44.0, 30.0], [1.0, 25.0]])
+    a, b, c, d, e, f, g, h = synthetic_views._homography(corners, 20, 10)
+    for (x, y), target in zip(corners, ((0, 0), (20, 0), (20, 10), (0, 10))):
+        distance = g * x + h * y + 1
+        assert ((a * x + b * y + c) / distance, (d * x + e * y + f) / distance) == pytest.approx(target, abs=1e-9)
 
 
 def test_shares_are_honoured_by_what_a_sign_shows():
@@ -200,12 +226,14 @@ def test_shares_are_honoured_by_plates_and_views():
     looks = [decide_look(rng, effects) for _ in range(count)]
     found = {kind: np.mean([look.kind == kind for look in looks]) for kind in PLATE_EFFECTS}
     found["fixings"] = np.mean([look.has_fixings for look in looks])
+    found["chips"] = np.mean([look.is_chipped for look in looks])
     found["wear"] = np.mean([look.is_worn for look in looks])
     found["rust"] = np.mean([look.is_rusty for look in looks])
     found["other_fonts"] = np.mean([look.face not in SOURCE_SANS for look in looks])
     views = [decide_conditions(rng, effects) for _ in range(count)]
     names = {"shadow": "has_shadow", "leaves": "has_leaves", "poles": "has_pole", "glare": "has_glare"}
     names.update({"motion": "is_moving", "jpeg": "is_jpeg", "useless_views": "is_useless"})
+    names.update({"reflections": "has_reflection", "sharpened": "is_sharpened", "cut": "is_cut"})
     found.update({name: np.mean([getattr(view, field) for view in views]) for name, field in names.items()})
     assert found == pytest.approx({name: getattr(effects, name) for name in found}, abs=0.03)
     assert {look.face for look in looks} == set(FACES)
