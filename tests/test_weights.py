@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from PIL import Image
 
 from aocr_torch import files
 from aocr_torch.config import Config, parse_arguments
@@ -194,6 +195,17 @@ def test_every_command_of_the_fine_tuning_page(full_size, tmp_path, monkeypatch,
     assert "its charset is another: kept 34 characters" in said
     assert said.count("2 of 2 records, 0 skipped") == 2
     assert Predictor("mine.pth").charset.size == 34
+
+
+def test_the_cards_picture(full_size, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(files, "__file__", str(tmp_path / "aocr_torch" / "files.py"))
+    (tmp_path / "weights").mkdir()
+    shutil.copy(full_size, "weights/synthetic.pth")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", CARD.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    exec(program, {})
+    with Image.open("attention_synthetic.jpg") as picture:
+        assert picture.width > 600
 
 
 @pytest.fixture(scope="module")
