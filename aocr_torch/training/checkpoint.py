@@ -69,8 +69,9 @@ def load(path: str | Path) -> dict[str, Any]:
             f"{path}: has format {state['format']!r}, expected {CHECKPOINT_FORMAT!r}: use a version that reads it"
         )
     if isinstance(state.get("model"), dict):
-        weights = state["model"].items()
-        state["model"] = {name: value.float() if value.dtype == torch.float16 else value for name, value in weights}
+        for name, value in state["model"].items():
+            if isinstance(value, Tensor) and value.dtype == torch.float16:
+                state["model"][name] = value.float()
     return state
 
 
