@@ -40,7 +40,10 @@ def main(arguments: list[str]) -> int:
 
     def checkpoint_config(flags: Evaluate) -> Config:
         if flags.ckpt is None:
-            raise ConfigError("no checkpoint: give --ckpt FILE, as train.py writes it into train_log_dir")
+            raise ConfigError(
+                "no checkpoint: give --ckpt FILE, as train.py writes it into train_log_dir, or weights/synthetic.pth, "
+                "the model that comes along"
+            )
         if flags.num_batches is not None and flags.num_batches < 1:
             raise ConfigError(f"num_batches is {flags.num_batches}: expected at least 1")
         if flags.report_examples < 0:

@@ -1,4 +1,7 @@
-"""What the kinds of files share: a checkpoint's format and error, TensorFlow's CRC, and none is seen half written."""
+"""What the kinds of files share: a checkpoint's format and error, TensorFlow's CRC, and none is seen half written.
+
+And where the model lies that comes with the package.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,21 @@ CHECKPOINT_FORMAT = "aocr_torch/1"
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used, told in one line: the file, what was found, what to do."""
+
+
+def shipped_weights() -> Path:
+    """The file of the model that comes with the package: weights/ lies inside it when installed, beside it in a clone.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    package = Path(__file__).resolve().parent
+    found = [path for folder in (package, package.parent) if (path := folder / "weights" / "synthetic.pth").is_file()]
+    if not found:
+        raise CheckpointError(
+            f"{package.parent / 'weights' / 'synthetic.pth'}: no such file: name a checkpoint instead"
+        )
+    return found[0]
 
 
 def masked_crc(data) -> int:

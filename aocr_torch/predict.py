@@ -1,4 +1,4 @@
-"""Reading pictures with a trained model: `Predictor("model.pth")(["photo.jpg"])[0].text`.
+"""Reading pictures with a trained model: `Predictor("model.pth")(["photo.jpg"])[0].text`, or `Predictor()` for ours.
 
 The one way in for inference. Configuration and charset come from the checkpoint, and what the network is given and how
 its answer is read is the code of training and evaluation.
@@ -25,6 +25,7 @@ from aocr_torch.config import Config, Data
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.pictures import Picture, PictureError, lay_out, read_picture, shown
+from aocr_torch.files import shipped_weights
 from aocr_torch.model.ocr import AttentionOCR, interpret
 from aocr_torch.training import checkpoint as checkpoints
 
@@ -88,7 +89,8 @@ class Predictor:
 
     Args:
         checkpoint: a file of train.py, a folder of its checkpoints, a converted whole model, or what
-            tools/export_onnx.py made of one (.onnx, for which onnxruntime must be installed).
+            tools/export_onnx.py made of one (.onnx, for which onnxruntime must be installed); by default the model
+            that comes with the package.
         device: cpu, cuda:0, npu:0, ... or auto.
         charset: a charset file; only a converted checkpoint, which holds none, needs it.
         batch_size: pictures that are read, and held in memory, at a time.
@@ -99,7 +101,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: Union[str, os.PathLike],
+        checkpoint: Union[str, os.PathLike, None] = None,
         device: str = "cpu",
         *,
         charset: Union[str, os.PathLike, None] = None,
@@ -108,19 +110,20 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected at least 1")
         self.batch_size = batch_size
+        path = shipped_weights() if checkpoint is None else Path(checkpoint)
         given = None if charset is None else Charset.from_file(Path(charset))
-        if Path(checkpoint).suffix == ".onnx":
+        if path.suffix == ".onnx":
             from aocr_torch.interop.onnx_model import OnnxModel
 
-            self.model = OnnxModel(Path(checkpoint), device)
+            self.model = OnnxModel(path, device)
             self.charset = given or self.model.charset
             if self.charset.size != self.model.charset.size:
                 sizes = f"{self.charset.size} classes, the model {self.model.charset.size}"
-                raise checkpoints.CheckpointError(f"{charset}: has {sizes}: leave it away, {checkpoint} holds its own")
+                raise checkpoints.CheckpointError(f"{charset}: has {sizes}: leave it away, {path} holds its own")
             self._answer, self._is_on_host = self.model, self.model.is_on_host
         else:
             self.device = devices.resolve(device)
-            self.model, self.charset = _load(Path(checkpoint), given)
+            self.model, self.charset = _load(path, given)
             self.model.to(self.device)
             self._answer, self._is_on_host = self._answer_of_torch, devices.is_host(self.device)
         self.data = self.model.config.data

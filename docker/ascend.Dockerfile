@@ -17,6 +17,7 @@ COPY setup.cfg pyproject.toml README.md LICENSE train.py eval.py convert_incepti
 COPY aocr_torch aocr_torch
 COPY configs configs
 COPY tools tools
+COPY weights weights
 # The last five are imported by CANN's Python parts, which declare nothing.
 RUN python3 -m pip install --no-cache-dir torch==${TORCH} torchvision==${TORCHVISION} "${NUMPY}" -e . \
     attrs cloudpickle decorator psutil scipy

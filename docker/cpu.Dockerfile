@@ -12,6 +12,7 @@ COPY setup.cfg pyproject.toml README.md LICENSE train.py eval.py convert_incepti
 COPY aocr_torch aocr_torch
 COPY configs configs
 COPY tools tools
+COPY weights weights
 RUN python3 -m pip install --no-cache-dir torch==${TORCH} torchvision==${TORCHVISION} -e .
 ENTRYPOINT ["python3"]
 CMD ["train.py", "--help"]

@@ -20,7 +20,10 @@ from aocr_torch.model.loss import loss_floor
 from aocr_torch.predict import Reading
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "README.zh.md", "weights/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 # Of torchrun, and of apex's build script.
 OTHER_PROGRAMS_FLAGS = {
     "nproc_per_node",

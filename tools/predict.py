@@ -1,5 +1,6 @@
 """Reads pictures with a trained model: one line each with the confidence, the text and the file.
 
+python tools/predict.py photo.jpg                                                    # with the model that comes along
 python tools/predict.py --ckpt runs/train/best.pth photo.jpg more/ "scans/*.tif"
 python tools/predict.py --ckpt runs/train --views 4 sign.png --attention looked/     # four views side by side
 curl ... | python tools/predict.py --ckpt runs/train --json -
@@ -25,6 +26,7 @@ from typing import Literal, Optional
 from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
+from aocr_torch.files import shipped_weights
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Options:
     images: tuple[str, ...]
     """Files, folders, patterns in quotes, or - for a picture on standard input."""
     ckpt: Optional[Path] = None
-    """Checkpoint of train.py, its folder, a converted whole model, or an .onnx file of tools/export_onnx.py."""
+    """Checkpoint of train.py, its folder, a converted whole model, or an .onnx file of tools/export_onnx.py; by default
+    the model that comes along, weights/synthetic.pth."""
     device: str = "auto"
     """cpu, cuda:0, npu:0, ... or auto."""
     views: Optional[int] = None
@@ -79,16 +82,17 @@ def attention_file(folder: Path, name: str, suffix: str, taken: set[Path]) -> Pa
 def main(arguments: list[str]) -> int:
     """Reads the pictures that the arguments name; the exit status tells whether all could be read."""
     options = parse_options(arguments, Options)
-    if options.ckpt is None:
-        raise ValueError("no checkpoint: give --ckpt FILE, as train.py writes it into train_log_dir")
+    ckpt = options.ckpt or shipped_weights()
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a character gets its escape, not an error
         sys.stdout.reconfigure(errors="backslashreplace")
     from aocr_torch.predict import Predictor
     from aocr_torch.report import save_attention
 
-    predictor = Predictor(options.ckpt, options.device, charset=options.charset_filename, batch_size=options.batch_size)
+    predictor = Predictor(ckpt, options.device, charset=options.charset_filename, batch_size=options.batch_size)
     if options.views is not None and not 1 <= options.views <= predictor.data.num_views:
         raise ValueError(f"--views is {options.views}: expected 1 to {predictor.data.num_views}, the model's views")
+    if options.ckpt is None:
+        print(f"reading with {shown(ckpt)}, the model that comes along; --ckpt FILE takes another", file=sys.stderr)
     names: list[str] = []
 
     def pictures() -> Iterator[Picture]:

@@ -6,6 +6,8 @@ A training checkpoint is a dict of plain types and tensors:
   the schedule is a function of the step and has no state.
 A converted one has format, model, source, and for whole models step, momentum by parameter name, the part of config
 that the shapes tell, and charset if it was given.
+One to pass on (see `portable`) has format, model, step, the part of config that the network needs, and charset; its
+kernels and matrices are float16.
 """
 
 from __future__ import annotations
@@ -13,18 +15,20 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
-from aocr_torch.config import Config, from_dict
+from aocr_torch.config import Config, Model, from_dict
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError, replacing
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training.optim import ExponentialMovingAverage
+
+_PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
@@ -38,7 +42,7 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the host.
+    """Reads a checkpoint onto the host; its weights are float32, also where the file has float16.
 
     Raises:
         CheckpointError: missing, damaged, or another program's file.
@@ -64,6 +68,10 @@ def load(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: has format {state['format']!r}, expected {CHECKPOINT_FORMAT!r}: use a version that reads it"
         )
+    if isinstance(state.get("model"), dict):
+        for name, value in state["model"].items():
+            if isinstance(value, Tensor) and value.dtype == torch.float16:
+                state["model"][name] = value.float()
     return state
 
 
@@ -180,6 +188,30 @@ def build_model(state: dict[str, Any], config: Config, charset: Charset, source:
         average.load_state_dict(state["ema"])
         average.copy_to(model)
     return model.eval()
+
+
+def portable(state: dict[str, Any], source: str | Path) -> dict[str, Any]:
+    """What of a checkpoint reads pictures elsewhere, or starts another training: the weights, and what they need.
+
+    The average of the weights stands in their place where there is one. Kernels and matrices become float16; vectors,
+    BatchNorm's statistics among them, are 1 % of the file and stay as they are. Of the configuration goes along what
+    the network is made by: the rest tells of a machine, its folders and a recipe.
+
+    Raises:
+        CheckpointError: it holds no charset.
+    """
+    config, charset = config_of(state), charset_of(state)
+    if charset is None:
+        raise CheckpointError(f"{source}: holds no charset: convert it again with --charset")
+    weights = build_model(state, config, charset, source).state_dict()
+    needed = {*_PICTURE_LAYOUT, *(each.name for each in fields(Model))}
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "model": {name: value.half() if value.dim() > 1 else value for name, value in weights.items()},
+        "step": state.get("step", 0),
+        "config": {name: value for name, value in config.to_dict().items() if name in needed},
+        "charset": charset.to_dict(),
+    }
 
 
 @torch.no_grad()

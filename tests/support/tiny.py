@@ -91,8 +91,13 @@ def bomb() -> bytes:
 
 def load_tool(name: str):
     """tools/NAME.py as a module, to call its main."""
-    path = Path(__file__).parent.parent.parent / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
+    return load_program(f"tools/{name}.py")
+
+
+def load_program(file: str):
+    """A script, by its path in the repository, as a module."""
+    path = Path(__file__).parent.parent.parent / file
+    spec = importlib.util.spec_from_file_location(f"program_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # where annotations are looked up
     spec.loader.exec_module(module)
