@@ -61,6 +61,8 @@ class Data:
     decoded_cache_dir: Optional[str] = None
     """Folder on a fast local disk for the decoded pictures, filled as records are first read; for when decoding or
     drawing is the limit. An image of FSNS takes 270 kB there."""
+    echo: int = 1
+    """Times an epoch uses each record, soon after one another: for when decoded_cache_dir fills slower than it is used."""
     synthesize: Literal["", "demo", "fsns"] = ""
     """Draw synthetic signs of this preset: into dataset_dir first, or without one each when it is read."""
 
@@ -68,6 +70,7 @@ class Data:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")
         _require(self.num_workers >= 0, f"num_workers is {self.num_workers}: expected 0 or more")
         _require(self.num_records is None or self.num_records >= 1, f"num_records is {self.num_records}: at least 1")
+        _require(self.echo >= 1, f"echo is {self.echo}: expected at least 1")
         _require(self.max_sequence_length >= 1, f"max_sequence_length is {self.max_sequence_length}: at least 1")
         _require(
             self.num_views >= 1 and self.image_width % self.num_views == 0,

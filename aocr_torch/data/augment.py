@@ -10,7 +10,7 @@ back by one of four TensorFlow 1 methods, then brightness, saturation, hue and c
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -154,18 +154,21 @@ def _try_crop(aspect: np.ndarray, fraction: np.ndarray, height: int, width: int)
 
 
 @torch.no_grad()
-def augment(views: torch.Tensor, parameters: AugmentParameters) -> torch.Tensor:
+def augment(
+    views: torch.Tensor, parameters: AugmentParameters, distort: Optional[Callable[..., torch.Tensor]] = None
+) -> torch.Tensor:
     """Crop, resize, distort and clip: (B, V, 3, h, w) float32 in [0, 1] -> the same shape, in [0, 1].
 
     `parameters` are on the device of `views`. On the CPU the work is done in small pieces, sorted by colour order so
     that few passes are wasted; elsewhere in one piece, with shapes that are the same in every call and without waiting
     for the device. Call it outside autocast: half precision would show in the matrix products.
+    distort: a compiled distort_color, for elsewhere.
     """
     images = views.flatten(0, 1).contiguous()  # (N, 3, h, w)
     drawn = [getattr(parameters, field.name).flatten(0, 1) for field in fields(parameters)]
     if images.device.type != "cpu":
         box, method, *colour = drawn
-        return distort_color(crop_and_resize(images, box, method), *colour).clamp_(0, 1).view_as(views)
+        return (distort or distort_color)(crop_and_resize(images, box, method), *colour).clamp_(0, 1).view_as(views)
     box, method, order = drawn[:3]
     rows = _taps(box[:, 0], box[:, 2], method, images.shape[2])
     columns = _taps(box[:, 1], box[:, 3], method, images.shape[3])
@@ -365,11 +368,13 @@ def _adjust_hue_and_saturation(
     angle = torch.addcdiv(turns[:, None, None], size, divisor, value=1 / 6)
     angle.sub_(angle.round())
     chroma = _scale_chroma(chroma, maximum, factor, is_saturating)
-    result = torch.empty_like(images)
+    # On the CPU straight into the result; a compiler wants no such thing.
+    result = torch.empty_like(images) if images.device.type == "cpu" else None
+    places = (None, None, None) if result is None else result.unbind(1)
     distance = angle.abs().clamp_(1 / 6, 2 / 6)
-    torch.addcmul(maximum + chroma, distance, chroma, value=-6, out=result[:, 0])
+    channels = [torch.addcmul(maximum + chroma, distance, chroma, value=-6, out=places[0])]
     base = maximum.sub_(chroma, alpha=2)
-    for channel, opposite in ((1, -1 / 6), (2, 1 / 6)):
+    for place, opposite in ((places[1], -1 / 6), (places[2], 1 / 6)):
         distance = (angle - opposite).abs_().clamp_(1 / 6, 2 / 6)
-        torch.addcmul(base, distance, chroma, value=6, out=result[:, channel])
-    return result
+        channels.append(torch.addcmul(base, distance, chroma, value=6, out=place))
+    return torch.stack(channels, 1) if result is None else result

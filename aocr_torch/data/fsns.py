@@ -282,7 +282,13 @@ class TrainBatchSampler:
     full, every record occurs once an epoch whatever the number of ranks, and to go on after any number of samples no
     state is needed, also with another batch size or number of ranks. The position is the place in the stream, so a seed
     for all that is random about a sample.
+
+    With `echo` an epoch has every record so many times (data echoing, Choi et al. 2019): every echo-th place goes
+    through the permutation, and those between follow ECHO_DISTANCE records behind each other. So of each batch only a
+    part is new, and the rest is at hand where decoded pictures are kept.
     """
+
+    ECHO_DISTANCE = 4096
 
     def __init__(
         self,
@@ -294,6 +300,7 @@ class TrainBatchSampler:
         world_size: int = 1,
         start: int = 0,
         shuffle: bool = True,
+        echo: int = 1,
     ) -> None:
         _check_sampling(num_records, batch_size, rank, world_size)
         if seed < 0:
@@ -305,6 +312,7 @@ class TrainBatchSampler:
         self.world_size = world_size
         self.start = start
         self.shuffle = shuffle
+        self.echo = echo
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Starts where all ranks together have consumed `start` samples."""
@@ -313,10 +321,11 @@ class TrainBatchSampler:
         while True:
             batch = []
             for place in range(position, position + self.batch_size):
-                if place // self.num_records != epoch:
-                    epoch = place // self.num_records
+                number, copy = divmod(place, self.echo)
+                if number // self.num_records != epoch:
+                    epoch = number // self.num_records
                     order = self._order(epoch)
-                batch.append((place, int(order[place % self.num_records])))
+                batch.append((place, int(order[(number - copy * self.ECHO_DISTANCE) % self.num_records])))
             yield batch
             position += self.world_size * self.batch_size
 

@@ -1,4 +1,4 @@
-"""The formulas that torch.compile turns into single kernels: BatchNorm with ReLU, attention, the LSTM's gates.
+"""The formulas that torch.compile turns into single kernels: BatchNorm with ReLU, pools, attention, the LSTM's gates.
 
 B batch, V views, M = B*H*W pixels of one view, L positions, C channels, T steps, U units.
 
@@ -13,6 +13,7 @@ import functools
 from typing import Any, Callable, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -80,6 +81,14 @@ class NormalizedReLU(torch.autograd.Function):
         return _maps(d_rows, x), None, d_bias, None, None
 
 
+def average_pool(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> the same shape: 3x3, stride 1, SAME.
+
+    TensorFlow leaves the padding out of the mean; PyTorch's default would count it.
+    """
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
 def _rows(maps: Tensor, num_views: int) -> Tensor:
     """(V*B, C, H, W) -> (V, B*H*W, C); no copy where the channels are innermost."""
     return maps.permute(0, 2, 3, 1).reshape(num_views, -1, maps.shape[1])
@@ -90,12 +99,17 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
+def _tanh(x: Tensor) -> Tensor:
+    """tanh to 1e-7 by one exponential: the library's own, with its polynomial for small x, is what limits a kernel."""
+    return 1 - 2 / (1 + torch.exp(2 * x))
+
+
 def attend(keys: Tensor, features: Tensor, query: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """One step of attention: keys, features (B, L, C), query (B, C), v (C,) -> attention (B, L), read-out (B, C).
 
     energy = v . tanh(keys + query), attention = softmax(energy); computed in v's dtype, float32 or wider.
     """
-    energy = (torch.tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None]) * v).sum(2)  # (B, L)
+    energy = (_tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None]) * v).sum(2)  # (B, L)
     attention = torch.softmax(energy, 1)
     return attention, (attention[:, :, None] * features.to(v.dtype)).sum(1)
 
@@ -112,7 +126,7 @@ def attend_backward(
     """Gradients of the energy, (B, L), and of the query, (B, C)."""
     d_attention = d_attention + (d_context.to(v.dtype)[:, None] * features.to(v.dtype)).sum(2)
     d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
-    tanh = torch.tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None])
+    tanh = _tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None])
     return d_energy, ((1 - tanh * tanh) * d_energy[:, :, None]).sum(1) * v
 
 
@@ -121,7 +135,7 @@ def gather_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor
 
     queries (B, T, C), d_energies (B, T, L). Uncompiled it would need B*T*L*C numbers.
     """
-    tanh = torch.tanh(keys.to(v.dtype)[:, None] + queries.to(v.dtype)[:, :, None])  # (B, T, L, C)
+    tanh = _tanh(keys.to(v.dtype)[:, None] + queries.to(v.dtype)[:, :, None])  # (B, T, L, C)
     weight = d_energies[..., None]
     d_keys = ((1 - tanh * tanh) * weight).sum(1) * v
     return d_keys.to(keys.dtype), (tanh * weight).sum((0, 2)).sum(0)

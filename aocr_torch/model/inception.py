@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from aocr_torch import device as devices
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
 from aocr_torch.model.endpoints import up_to
+from aocr_torch.model.fused import average_pool, compiled
 
 IMAGES_PER_THREAD = 16  # evaluated at a time on the host; bfloat16: 120 ms for 64 images on one core, 155 ms at once
 
@@ -47,9 +48,14 @@ class ConvBatchNorm(nn.Module):
         return F.relu(folded, inplace=True)
 
 
-def _average_pool(x: Tensor) -> Tensor:
-    """3x3, stride 1, SAME; TensorFlow leaves the padding out of the mean, PyTorch's default would count it."""
-    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+class AveragePool(nn.Module):
+    """The pool of the Mixed blocks, see `average_pool`."""
+
+    is_fused = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same shape."""
+        return (compiled(average_pool) if self.is_fused and self.training else average_pool)(x)
 
 
 class MixedA(nn.Module):
@@ -63,13 +69,14 @@ class MixedA(nn.Module):
         self.branch3x3dbl_1 = ConvBatchNorm(norm, in_channels, 64, 1)
         self.branch3x3dbl_2 = ConvBatchNorm(norm, 64, 96, 3, padding=1)
         self.branch3x3dbl_3 = ConvBatchNorm(norm, 96, 96, 3, padding=1)
+        self.average_pool = AveragePool()
         self.branch_pool = ConvBatchNorm(norm, in_channels, pool_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, 224 + pool_channels, H, W)."""
         five = self.branch5x5_2(self.branch5x5_1(x))
         three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
-        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(_average_pool(x))], 1)
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(self.average_pool(x))], 1)
 
 
 class MixedB(nn.Module):
@@ -105,6 +112,7 @@ class MixedC(nn.Module):
         self.branch7x7dbl_3 = ConvBatchNorm(norm, c, c, **row)
         self.branch7x7dbl_4 = ConvBatchNorm(norm, c, c, **column)
         self.branch7x7dbl_5 = ConvBatchNorm(norm, c, 192, **row)
+        self.average_pool = AveragePool()
         self.branch_pool = ConvBatchNorm(norm, 768, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,7 +120,7 @@ class MixedC(nn.Module):
         seven = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
         double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
         double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
-        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(_average_pool(x))], 1)
+        return torch.cat([self.branch1x1(x), seven, double, self.branch_pool(self.average_pool(x))], 1)
 
 
 class MixedD(nn.Module):
@@ -149,6 +157,7 @@ class MixedE(nn.Module):
         self.branch3x3dbl_2 = ConvBatchNorm(norm, 448, 384, 3, padding=1)
         self.branch3x3dbl_3a = ConvBatchNorm(norm, 384, 384, **row)
         self.branch3x3dbl_3b = ConvBatchNorm(norm, 384, 384, **column)
+        self.average_pool = AveragePool()
         self.branch_pool = ConvBatchNorm(norm, in_channels, 192, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -157,7 +166,7 @@ class MixedE(nn.Module):
         double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
         branches = [self.branch1x1(x), self.branch3x3_2a(three), self.branch3x3_2b(three)]
         branches += [self.branch3x3dbl_3a(double), self.branch3x3dbl_3b(double)]
-        return torch.cat([*branches, self.branch_pool(_average_pool(x))], 1)
+        return torch.cat([*branches, self.branch_pool(self.average_pool(x))], 1)
 
 
 class InceptionTower(nn.Module):

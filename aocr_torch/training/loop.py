@@ -58,6 +58,10 @@ def train(config: Config) -> int:
         not reached.
     """
     run = config.run
+    if config.data.echo > 1 and config.data.decoded_cache_dir is None:
+        raise ConfigError(
+            f"echo {config.data.echo} without decoded_cache_dir would decode each record as often: give a folder too"
+        )
     device = devices.resolve(run.device)
     with ranks.process_group(device):
         _synthesize(config)
@@ -252,6 +256,7 @@ def _batches(training: Training, dataset: FSNSDataset) -> Iterator[list[dict[str
         rank=ranks.rank(),
         world_size=ranks.world_size(),
         start=training.position,
+        echo=config.data.echo,
     )
     pin_memory = devices.uses_pinned_memory(training.device)
     loader = iter(make_loader(dataset, sampler, num_workers=config.data.num_workers, pin_memory=pin_memory))

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config
-from aocr_torch.data.augment import AugmentParameters, augment, draw_parameters, split_views
+from aocr_torch.data.augment import AugmentParameters, augment, distort_color, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
+from aocr_torch.model.fused import compiled
 from aocr_torch.model.loss import loss_floor, regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.model.sync_batch_norm import synchronise_batch_norm
@@ -95,7 +96,9 @@ class Training:
         names = [field.name for field in fields(AugmentParameters)]
         if names[0] not in tensors:
             return views
-        return augment(views, AugmentParameters(*(tensors[name] for name in names)))
+        is_compiled = self.config.run.compile and not devices.is_host(self.device)
+        distort = compiled(distort_color) if is_compiled else None
+        return augment(views, AugmentParameters(*(tensors[name] for name in names)), distort)
 
     def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
         """One update from the mean gradient of `batches` (accumulate_steps of them).

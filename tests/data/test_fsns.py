@@ -365,6 +365,21 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert list(itertools.islice(unshuffled, 2)) == [[(0, 0), (1, 1)], [(2, 2), (3, 0)]]
 
 
+@pytest.mark.parametrize("num_records", [10, 100])
+def test_an_echo_uses_every_record_so_often_an_epoch(monkeypatch, num_records):
+    monkeypatch.setattr(TrainBatchSampler, "ECHO_DISTANCE", 7)
+    batches = iter(TrainBatchSampler(num_records, 5, seed=1, echo=3))
+    stream = [key for _ in range(num_records * 6 // 5) for key in next(batches)]
+    assert [position for position, _ in stream] == list(range(num_records * 6))
+    for epoch in (stream[: num_records * 3], stream[num_records * 3 :]):
+        assert sorted(index for _, index in epoch) == sorted([*range(num_records)] * 3)
+    if num_records == 100:  # place 90 is the first use of the 30th record: then 7 records later, and 14
+        places = [position for position, index in stream[: num_records * 3] if index == stream[90][1]]
+        assert places == [90, 90 + 7 * 3 + 1, 90 + 14 * 3 + 2]
+    later = iter(TrainBatchSampler(num_records, 5, seed=1, echo=3, start=20))
+    assert next(later) == stream[20:25]
+
+
 def test_a_late_start_in_the_full_data_set_is_quick():
     started = time.perf_counter()
     batch = next(iter(TrainBatchSampler(1_044_868, 32, seed=0, start=32 * 500_000)))
