@@ -62,7 +62,7 @@ class Data:
     """Folder on a fast local disk for the decoded pictures, filled as records are first read; for when decoding or
     drawing is the limit. An image of FSNS takes 270 kB there."""
     echo: int = 1
-    """Times an epoch uses each record, soon after one another: for when decoded_cache_dir fills slower than it is used."""
+    """Times an epoch uses each record, soon after one another: where decoded_cache_dir fills slower than it is read."""
     synthesize: Literal["", "demo", "fsns"] = ""
     """Draw synthetic signs of this preset: into dataset_dir first, or without one each when it is read."""
 
