@@ -204,7 +204,7 @@ def record(device: torch.device, work: Callable[[], Any]) -> tuple[Callable[[], 
     module.current_stream(device).wait_stream(stream)
     graph = module.CUDAGraph()
     # Other threads, such as the one that pins batches, go on using the device meanwhile.
-    with module.graph(graph, capture_error_mode="thread_local"):
+    with module.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = work()
     return graph.replay, result
 

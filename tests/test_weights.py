@@ -204,7 +204,7 @@ def test_the_cards_picture(full_size, tmp_path, monkeypatch):
     shutil.copy(full_size, "weights/synthetic.pth")
     (program,) = re.findall(r"^```python\n(.*?)^```$", CARD.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     exec(program, {})
-    with Image.open("attention_synthetic.jpg") as picture:
+    with Image.open("attention.jpg") as picture:
         assert picture.width > 600
 
 
