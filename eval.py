@@ -30,6 +30,8 @@ class Evaluate:
     """HTML page to write: measures with intervals, calibration, confusions, mistakes; none by default."""
     report_examples: int = 50
     """Mistakes that the page shows with their pictures."""
+    stop_early: bool = False
+    """End a batch when all its signs have ended: the same texts, unless the model reads on behind a null."""
 
 
 def main(arguments: list[str]) -> int:
@@ -72,6 +74,8 @@ def main(arguments: list[str]) -> int:
             report_page.require_writable(Path(flags.report))
         dataset = open_dataset(config, config.data.split_name, checkpoint.charset_of(state))
         model = checkpoint.build_model(state, config, dataset.charset, flags.ckpt).to(device)
+        if flags.stop_early:
+            model.decoder.ending = dataset.charset.null_id
         limit = None if flags.num_batches is None else flags.num_batches * config.data.batch_size
         log = Log(flags.eval_log_dir, ranks.is_main(), name="eval")
         step = state.get("step", 0)

@@ -94,6 +94,8 @@ class Predictor:
         device: cpu, cuda:0, npu:0, ... or auto.
         charset: a charset file; only a converted checkpoint, which holds none, needs it.
         batch_size: pictures that are read, and held in memory, at a time.
+        stop_early: end a reading when every picture of the batch has ended (see `AttentionDecoder`): the same texts,
+            unless the model reads on behind a null. An exported model takes all its steps.
 
     Raises:
         CheckpointError, CharsetError, DeviceError: one line each.
@@ -106,6 +108,7 @@ class Predictor:
         *,
         charset: Union[str, os.PathLike, None] = None,
         batch_size: int = 16,
+        stop_early: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: expected at least 1")
@@ -125,6 +128,8 @@ class Predictor:
             self.device = devices.resolve(device)
             self.model, self.charset = _load(path, given)
             self.model.to(self.device)
+            if stop_early:
+                self.model.model.decoder.ending = self.charset.null_id
             self._answer, self._is_on_host = self._answer_of_torch, devices.is_host(self.device)
         self.data = self.model.config.data
 

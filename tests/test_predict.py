@@ -74,6 +74,17 @@ def test_reads_what_the_evaluation_reads(predictor, tiny_dataset, tiny_checkpoin
         assert np.array_equal(np.concatenate(list(reading.views), 1), image)
 
 
+def test_stopping_early_reads_the_same_in_fewer_steps(predictor, pictures, tiny_checkpoint):
+    early = Predictor(tiny_checkpoint, batch_size=1, stop_early=True)
+    steps = []
+    early.model.model.decoder.cell.register_forward_hook(lambda *_: steps.append(1))
+    expected = predictor(pictures)
+    for ours, theirs in zip(early(pictures), expected):
+        assert_same(ours, theirs)
+    whole = early.data.max_sequence_length
+    assert len(steps) == sum(min(len(reading.text) + 1, whole) for reading in expected) < whole * len(pictures)
+
+
 def test_the_answer_does_not_depend_on_the_neighbours(predictor, pictures, tiny_checkpoint):
     noise = [np.random.RandomState(i).randint(0, 256, (70, 50 + i, 3)).astype(np.uint8) for i in range(6)]
     images = [*pictures, *noise]

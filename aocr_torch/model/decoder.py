@@ -18,6 +18,8 @@ from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
 from aocr_torch.model.fused import FusedAttention, compiled, lstm_state
 
+CERTAIN = 100.0  # a logit over 0 whose probability is 1 in every format
+
 
 class LSTMCell(nn.Module):
     """TensorFlow's LSTM cell: gates in the order i, j, f, o, forget bias added at run time, cell state clipped.
@@ -103,9 +105,14 @@ class AttentionDecoder(nn.Module):
         use_autoregression: whether a step is told the previous character.
         cell: "lstm" or "gru". state_clip_value: bound of the LSTM's cell state, 0 for none.
         is_fast: the same numbers up to rounding in less time and memory; see model/attention.py.
+
+    `ending`, the id of the null character, lets an untaught reading stop at the first step at which every sign of the
+    batch reads null. The steps left out have the logits of a certain null and attention 0. On an accelerator every step
+    then waits for the device.
     """
 
     is_fused = False
+    ending: Optional[int] = None
 
     def __init__(
         self,
@@ -165,6 +172,13 @@ class AttentionDecoder(nn.Module):
                 previous = _previous_character(output, labels, step)
             all_outputs.append(output)
             all_attention.append(attention)
+            if self.ending is not None and not is_taught and bool((previous == self.ending).all()):
+                left_out = self.num_steps - len(all_outputs)
+                certain = torch.zeros_like(output)
+                certain[:, self.ending] = CERTAIN
+                all_outputs += [certain] * left_out
+                all_attention += [torch.zeros_like(attention)] * left_out
+                break
         outputs = torch.stack(all_outputs, 1)
         return self._classify(outputs) if is_taught else outputs, torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
 

@@ -9,9 +9,12 @@ training the statistics may be taken view by view.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
@@ -46,6 +49,37 @@ class ConvBatchNorm(nn.Module):
         bias = self.bn.bias - self.bn.running_mean * scale
         folded = F.conv2d(x, weight.to(dtype), bias.to(dtype), self.conv.stride, self.conv.padding)
         return F.relu(folded, inplace=True)
+
+
+class MaxPool(nn.MaxPool2d):
+    """3x3, stride 2. With `is_fast`, on the host, the backward pass finds the places of the maxima again.
+
+    To keep them, 8 bytes each, takes as much memory as two maps in float32 or four in bfloat16.
+    """
+
+    def __init__(self, is_fast: bool):
+        super().__init__(3, stride=2)
+        self.is_fast = is_fast
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, (H - 1) // 2, (W - 1) // 2)."""
+        is_plain = not self.is_fast or not self.training or devices.is_recording() or not devices.is_host(x.device)
+        return super().forward(x) if is_plain else _MaxPoolWithoutPlaces.apply(x)
+
+
+class _MaxPoolWithoutPlaces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.max_pool2d(x, 3, stride=2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        x = x.detach()
+        places = F.max_pool2d(x, 3, stride=2, return_indices=True)[1]
+        return torch.ops.aten.max_pool2d_with_indices_backward(d_out, x, 3, 2, 0, 1, False, places)
 
 
 class AveragePool(nn.Module):
@@ -202,10 +236,10 @@ class InceptionTower(nn.Module):
             "Conv2d_1a_3x3": lambda: ConvBatchNorm(norm, 3, 32, 3, stride=2),
             "Conv2d_2a_3x3": lambda: ConvBatchNorm(norm, 32, 32, 3),
             "Conv2d_2b_3x3": lambda: ConvBatchNorm(norm, 32, 64, 3, padding=1),
-            "MaxPool_3a_3x3": lambda: nn.MaxPool2d(3, stride=2),
+            "MaxPool_3a_3x3": lambda: MaxPool(is_fast),
             "Conv2d_3b_1x1": lambda: ConvBatchNorm(norm, 64, 80, 1),
             "Conv2d_4a_3x3": lambda: ConvBatchNorm(norm, 80, 192, 3),
-            "MaxPool_5a_3x3": lambda: nn.MaxPool2d(3, stride=2),
+            "MaxPool_5a_3x3": lambda: MaxPool(is_fast),
             "Mixed_5b": lambda: MixedA(norm, 192, 32),
             "Mixed_5c": lambda: MixedA(norm, 256, 64),
             "Mixed_5d": lambda: MixedA(norm, 288, 64),

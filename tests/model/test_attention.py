@@ -76,6 +76,20 @@ def test_backward_again_gives_the_same():
         torch.testing.assert_close(once, again, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("large", ["keys", "query", "both"])
+def test_sums_whose_exponentials_overflow(large):
+    """Keys and queries far from 0 that nearly make each other up."""
+    features, keys, v, query, _ = (each.detach().float() for each in arguments())
+    keys, query = keys + 70 * (large != "query"), query - 70 * (large != "keys")
+    keys, query = keys.requires_grad_(), query.requires_grad_()
+    expected = torch.softmax(torch.tanh(keys + query[:, None]) @ v, 1)
+    ours, _ = Attention(features, keys, v)(query)
+    torch.testing.assert_close(ours, expected)
+    factor = torch.linspace(-1, 1, ours.numel()).view_as(ours)
+    for mine, theirs in zip(*(torch.autograd.grad((each * factor).sum(), (keys, query)) for each in (ours, expected))):
+        torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
 def test_differentiating_twice_is_refused():
     inputs = arguments()
     (gradient,) = torch.autograd.grad(reading(*inputs)[1].square().sum(), inputs[3], create_graph=True)

@@ -28,6 +28,25 @@ def lstm(x, c, h, weight, bias, clip):
     return c, torch.sigmoid(o) * torch.tanh(c)
 
 
+def test_a_reading_stops_when_all_have_ended_at_once():
+    """Up to there nothing changes; what is left out is a certain null without attention; taught, all runs."""
+    decoder = spread(AttentionDecoder(C, K, T, U))
+    whole, attention = decoder(features())
+    ids = whole.argmax(2)  # (B, T)
+    assert (ids[0] != ids[1]).all()
+    alone = features()[:1]
+    decoder.ending = int(ids[0, 1])
+    logits, weights = decoder(alone)
+    stop = int((ids[0] == decoder.ending).nonzero()[0]) + 1
+    torch.testing.assert_close(logits[:, :stop], whole[:1, :stop])
+    torch.testing.assert_close(weights[:, :stop], attention[:1, :stop])
+    assert stop < T
+    assert (logits[:, stop:].softmax(2)[..., decoder.ending] == 1).all()
+    assert (weights[:, stop:] == 0).all()
+    torch.testing.assert_close(decoder(features())[0], whole)  # the other has not ended
+    assert (decoder(alone, ids[:1])[1] > 0).all()
+
+
 @pytest.mark.parametrize("autoregression", [True, False])
 @pytest.mark.parametrize("teach", [True, False])
 def test_attention_decoder_is_its_equations(autoregression, teach):
