@@ -62,11 +62,11 @@ class DrawnDataset(FSNSDataset):
 
     shards: DrawnRecords
 
-    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, index: int, picture: np.ndarray, label: np.ndarray) -> None:
         parameters = self.shards.parameters
         fits = (self.image_height, self.image_width, self.max_sequence_length)
         if fits != (parameters.height, parameters.num_views * parameters.view_width, parameters.max_length):
-            return super()._decode(index)  # it says what does not fit
+            return super()._decode(index, picture, label)  # it says what does not fit
         self.shards.location(index)
-        picture, text, _ = draw_example(parameters, self.shards.split, index)
-        return picture, np.array(self.charset.encode(text, self.max_sequence_length), np.int64)
+        picture[:], text, _ = draw_example(parameters, self.shards.split, index)
+        label[:] = self.charset.encode(text, self.max_sequence_length)

@@ -18,7 +18,6 @@ from aocr_torch.data.fsns import (
     EvalBatchSampler,
     FSNSDataset,
     TrainBatchSampler,
-    collate,
     decode_image,
     encode_example,
     find_charset,
@@ -235,7 +234,7 @@ def test_bad_records(make_dataset, kind):
     with pytest.raises(RecordError, match=rf"^train-00000:1 \(offset {offset}\): .*{reason}"):
         make_dataset(payloads, num_shards=1)[1]
     dataset = make_dataset(payloads, num_shards=1, skip_bad_records=True)
-    batch = collate([dataset[i] for i in range(3)])
+    batch = dataset.batch(range(3))
     assert batch["index"].tolist() == [0, 2]
     assert len(batch["skipped"]) == 1
     assert batch["skipped"][0].startswith(f"train-00000:1 (offset {offset}): ")
@@ -244,7 +243,7 @@ def test_bad_records(make_dataset, kind):
 def test_a_batch_without_a_good_record(make_dataset):
     dataset = make_dataset([example(0), b"", b""], num_shards=1, skip_bad_records=True)
     with pytest.raises(RecordError, match=r"^train-00000:1 .* no other of the 2 records of this batch is good"):
-        collate([dataset[1], dataset[2]])
+        next(iter(make_loader(dataset, TrainBatchSampler(3, 2, seed=0, start=1, shuffle=False))))
     with pytest.raises(RecordError, match=r"^train-00000:1 "):
         list(itertools.islice(make_loader(dataset, TrainBatchSampler(3, 1, seed=0, shuffle=False)), 2))
     batches = list(make_loader(dataset, EvalBatchSampler(3, 1)))
