@@ -79,8 +79,10 @@ class Training:
         """A batch's images on the device: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
         data = self.config.data
         images = batch["image"].to(self.device, non_blocking=True)
-        views = split_views(images, data.num_views, data.crop)
-        if is_training and data.use_augment_input:
+        is_augmenting = is_training and data.use_augment_input
+        scale = not (is_augmenting and devices.is_host(self.device))  # there the augmentation does it on the way
+        views = split_views(images, data.num_views, data.crop, scale=scale)
+        if is_augmenting:
             drawn = draw_parameters(self.config.run.seed, batch["position"], data.num_views, *data.view_size)
             views = augment(views, drawn.to(self.device))
         return views
