@@ -214,8 +214,10 @@ class FSNSDataset(Dataset):
         label = torch.empty((len(keys), self.max_sequence_length), dtype=torch.int64)
         pictures, labels = image.numpy(), label.numpy()
         good, skipped = [], []
-        for key in keys:
-            position, index = key if isinstance(key, tuple) else (key, key)
+        places = [key if isinstance(key, tuple) else (key, key) for key in keys]
+        if self.cache is None:
+            self.shards.read_ahead(index for _, index in places)
+        for position, index in places:
             try:
                 self._fill(index, pictures[len(good)], labels[len(good)])
                 good.append((index, position))

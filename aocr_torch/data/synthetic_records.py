@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ class DrawnRecords(Shards):
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} does not exist: there are {len(self)}, counted from 0")
         return Path(f"drawn-{self.split}"), index, 0
+
+    def read_ahead(self, indices: Iterable[int]) -> None:
+        """Nothing: there is no disk to wait for."""
 
     def read(self, index: int) -> bytes:
         """The record's data, a tf.Example with an unpacked PNG."""
