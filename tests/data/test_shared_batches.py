@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from aocr_torch.data.shared_batches import SharedBatches, as_it_is
 
 SHAPE = (3, 2, 4, 3)  # B H W channels
-PLACES = 3
+PLACES = 4  # two on the way, one in use, one just come
 
 
 def batch_of(keys, image=None):
