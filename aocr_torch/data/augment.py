@@ -25,6 +25,7 @@ AREA_RANGE = (0.8, 1.0)  # of the view
 ASPECT_RANGE = (0.8, 1.2)  # width / height
 MAX_CROP_ATTEMPTS = 100
 
+_SCALE = float(np.float32(1 / 255))  # TensorFlow multiplies by it; a division by 255 would differ in the last bit
 _BICUBIC_A = -0.75
 _BICUBIC_TABLE_SIZE = 1024
 _PHILOX_STREAM = 0x61756772656E74  # upper half of the key: other users of the same seed draw other numbers
@@ -56,11 +57,14 @@ class AugmentParameters:
         return AugmentParameters(*(getattr(self, f.name).to(device, non_blocking=is_upload) for f in fields(self)))
 
 
-def split_views(images: torch.Tensor, num_views: int, crop: Optional[tuple[int, int]] = None) -> torch.Tensor:
+def split_views(
+    images: torch.Tensor, num_views: int, crop: Optional[tuple[int, int]] = None, *, scale: bool = True
+) -> torch.Tensor:
     """Cut each image into its views, optionally keep the middle of each view, and scale to [0, 1].
 
     images: (B, H, W, 3) uint8, the views side by side along the width; or floating, in [0, 1] already.
     crop: (width, height) in pixels of the whole image: every view keeps int(width / num_views) columns.
+    scale: False returns the images' own numbers, not copied.
     Returns (B, V, 3, h, w) float32. Raises ValueError if the width does not divide or the crop does not fit.
     """
     batch, height, width, channels = images.shape
@@ -80,9 +84,10 @@ def split_views(images: torch.Tensor, num_views: int, crop: Optional[tuple[int, 
             )
         top, left = (height - crop_height) // 2, (view_width - crop_width) // 2
         views = views[..., top : top + crop_height, left : left + crop_width]  # (B, V, 3, h, w)
+    if not scale:
+        return views
     scaled = views.to(torch.float32, memory_format=torch.contiguous_format)
-    # TensorFlow multiplies by float32(1/255); a division by 255 would differ in the last bit.
-    return scaled if images.is_floating_point() else scaled.mul_(float(np.float32(1 / 255)))
+    return scaled if images.is_floating_point() else scaled.mul_(_SCALE)
 
 
 def draw_parameters(seed: int, positions: torch.Tensor, num_views: int, height: int, width: int) -> AugmentParameters:
@@ -159,26 +164,37 @@ def augment(
 ) -> torch.Tensor:
     """Crop, resize, distort and clip: (B, V, 3, h, w) float32 in [0, 1] -> the same shape, in [0, 1].
 
-    `parameters` are on the device of `views`. On the CPU the work is done in small pieces, sorted by colour order so
-    that few passes are wasted; elsewhere in one piece, with shapes that are the same in every call and without waiting
-    for the device. Call it outside autocast: half precision would show in the matrix products.
+    `parameters` are on the device of `views`. On the CPU the views may also be uint8, not scaled yet, and the work is
+    done in small pieces that stay in the cache, sorted by colour order so that few passes are wasted; elsewhere in one
+    piece, with shapes that are the same in every call and without waiting for the device. Call it outside autocast:
+    half precision would show in the matrix products.
     distort: a compiled distort_color, for elsewhere.
     """
-    images = views.flatten(0, 1).contiguous()  # (N, 3, h, w)
     drawn = [getattr(parameters, field.name).flatten(0, 1) for field in fields(parameters)]
-    if images.device.type != "cpu":
+    if views.device.type != "cpu":
         box, method, *colour = drawn
+        images = views.flatten(0, 1).contiguous()  # (N, 3, h, w)
         return (distort or distort_color)(crop_and_resize(images, box, method), *colour).clamp_(0, 1).view_as(views)
     box, method, order = drawn[:3]
-    rows = _taps(box[:, 0], box[:, 2], method, images.shape[2])
-    columns = _taps(box[:, 1], box[:, 3], method, images.shape[3])
-    result = torch.empty_like(images)
+    rows = _taps(box[:, 0], box[:, 2], method, views.shape[3])
+    columns = _taps(box[:, 1], box[:, 3], method, views.shape[4])
+    result = torch.empty((len(box), *views.shape[2:]))
     for piece in order.argsort(stable=True).split(_VIEWS_PER_PIECE):
-        transposed = _crop_and_resize_by_taps(images, piece, rows, columns)  # (n, 3, w, h)
-        # The colour operations do not see the layout, so the views stay transposed until they are stored.
-        distorted = distort_color(transposed, *(values[piece] for values in drawn[2:])).clamp_(0, 1)
-        result.index_copy_(0, piece, distorted.transpose(2, 3).contiguous())
-    return result.view_as(views)
+        taps = [tuple(values[piece] for values in axis) for axis in (rows, columns)]
+        resized = _crop_and_resize_by_taps(_take_transposed(views, piece), *taps)  # (n, 3, h, w)
+        distorted = distort_color(resized, *(values[piece] for values in drawn[2:]))
+        for place, view in zip(piece.tolist(), distorted):
+            torch.clamp(view, 0, 1, out=result[place])
+    return result.view(views.shape)
+
+
+def _take_transposed(views: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:
+    """The views `piece` of (B, V, 3, h, w), uint8 or float32: (n, 3, w, h) float32 in [0, 1]."""
+    channels, height, width = views.shape[2:]
+    taken = torch.empty((len(piece), channels, width, height))
+    for target, place in zip(taken, piece.tolist()):
+        target.copy_(views[place // views.shape[1], place % views.shape[1]].transpose(1, 2))
+    return taken if views.is_floating_point() else taken.mul_(_SCALE)
 
 
 def crop_and_resize(images: torch.Tensor, box: torch.Tensor, method: torch.Tensor) -> torch.Tensor:
@@ -195,22 +211,21 @@ def crop_and_resize(images: torch.Tensor, box: torch.Tensor, method: torch.Tenso
 
 
 def _crop_and_resize_by_taps(
-    images: torch.Tensor, piece: torch.Tensor, rows: tuple[torch.Tensor, ...], columns: tuple[torch.Tensor, ...]
+    transposed: torch.Tensor, rows: tuple[torch.Tensor, ...], columns: tuple[torch.Tensor, ...]
 ) -> torch.Tensor:
-    """crop_and_resize of images[piece] for the CPU, transposed: (n, 3, w, h).
+    """crop_and_resize of views (n, 3, w, h) for the CPU: (n, 3, h, w).
 
     Of a matrix's row only four entries are not zero, so whole rows are added with weights. 128 views of 150 x 150 on
-    one core, November 2026: 20 ms against 140 ms for the matrix products. rows, columns: the taps of all images.
+    one core, November 2026: 20 ms against 140 ms for the matrix products. rows, columns: the taps of the views.
     """
-    by_rows = _weigh_rows(images, piece, *(values[piece] for values in rows))  # (n, 3, h, w)
-    transposed = by_rows.transpose(2, 3).contiguous()  # (n, 3, w, h)
-    return _weigh_rows(transposed, torch.arange(len(piece)), *(values[piece] for values in columns))
+    by_columns = _weigh_rows(transposed, *columns)  # (n, 3, w, h)
+    return _weigh_rows(by_columns.transpose(2, 3).contiguous(), *rows)
 
 
-def _weigh_rows(images: torch.Tensor, piece: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """result[i, c, y] = sum over taps t of weight[i, y, t] * images[piece[i], c, index[i, y, t]]: (n, 3, h, w)."""
-    channels, num_rows, row_length = images.shape[1:]
-    plane = piece[:, None] * channels + torch.arange(channels)  # (n, 3)
+def _weigh_rows(images: torch.Tensor, index: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """result[i, c, y] = sum over taps t of weight[i, y, t] * images[i, c, index[i, y, t]]: (n, 3, h, w)."""
+    count, channels, num_rows, row_length = images.shape
+    plane = torch.arange(count * channels).view(count, channels)
     flat_index = plane[:, :, None, None] * num_rows + index[:, None]  # (n, 3, h, 4)
     flat_weight = weight[:, None].expand(flat_index.shape)
     bags = F.embedding_bag(
@@ -219,7 +234,7 @@ def _weigh_rows(images: torch.Tensor, piece: torch.Tensor, index: torch.Tensor, 
         mode="sum",
         per_sample_weights=flat_weight.reshape(-1, index.shape[-1]),
     )
-    return bags.view(len(piece), channels, -1, row_length)
+    return bags.view(count, channels, -1, row_length)
 
 
 def _taps(start: torch.Tensor, size: torch.Tensor, method: torch.Tensor, length: int) -> tuple[torch.Tensor, ...]:
@@ -324,6 +339,8 @@ def _per_view(values: torch.Tensor) -> torch.Tensor:
 
 def _adjust_affine(images: torch.Tensor, factor: torch.Tensor, delta: torch.Tensor) -> torch.Tensor:
     """Contrast and brightness at once: (images - mean) * factor + mean + delta."""
+    if not _maybe_any(factor != 1):
+        return images + _per_view(delta)
     mean = images.mean((2, 3), keepdim=True)  # (N, 3, 1, 1)
     return (images * _per_view(factor)).add_(mean * _per_view(1 - factor) + _per_view(delta))
 
@@ -335,13 +352,16 @@ def _scale_chroma(
 
     Saturation is chroma / maximum, so clamping it to [0, 1] means clamping chroma to [0, maximum].
     """
+    if not _maybe_any(is_saturating):
+        return chroma
     limit = torch.maximum(maximum, chroma * ~is_saturating[:, None, None])
     return torch.minimum(chroma * factor[:, None, None], limit)
 
 
 def _adjust_saturation(images: torch.Tensor, factor: torch.Tensor, is_saturating: torch.Tensor) -> torch.Tensor:
     """adjust_saturation of the views where is_saturating; the others keep every value (and have factor 1)."""
-    maximum, minimum = images.amax(1), images.amin(1)  # (N, h, w)
+    red, green, blue = images.unbind(1)  # (N, h, w)
+    maximum, minimum = torch.maximum(red, green).maximum(blue), torch.minimum(red, green).minimum(blue)
     chroma = maximum - minimum
     ratio = _scale_chroma(chroma, maximum, factor, is_saturating) / chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
     return torch.lerp(maximum[:, None], images, ratio[:, None])
@@ -357,24 +377,25 @@ def _adjust_hue_and_saturation(
     from angle a: each channel lies below the maximum by chroma * clamp(2 - distance, 0, 1), distance being that of a
     from the colour opposite to the channel: cyan at 3, magenta at -1, yellow at 1. In the code angles are in turns.
     """
+    # Two buffers, and otherwise in place: on the CPU a pass that allocates its result takes half as long again.
     red, green, blue = images.unbind(1)  # (N, h, w)
-    maximum, minimum = torch.maximum(red, green).maximum(blue), torch.minimum(green, blue)
+    maximum, minimum = torch.maximum(red, green), torch.minimum(green, blue)
+    torch.maximum(maximum, blue, out=maximum)
     difference = green - blue
-    size = (maximum - red).add_(difference.abs()).add_(minimum, alpha=2)
-    minimum = torch.minimum(minimum, red)
-    chroma = maximum - minimum
-    size = size.sub_(minimum, alpha=2).copysign_(difference)
-    divisor = chroma.clamp(min=torch.finfo(chroma.dtype).tiny)
-    angle = torch.addcdiv(turns[:, None, None], size, divisor, value=1 / 6)
-    angle.sub_(angle.round())
+    angle, buffer = maximum - red, difference.abs()
+    angle.add_(buffer).add_(minimum, alpha=2)
+    torch.minimum(minimum, red, out=minimum)
+    angle.sub_(minimum, alpha=2).copysign_(difference)
+    chroma = torch.sub(maximum, minimum, out=difference)
+    torch.clamp(chroma, min=torch.finfo(chroma.dtype).tiny, out=buffer)
+    angle.div_(buffer).mul_(1 / 6).add_(turns[:, None, None])
+    angle.sub_(torch.round(angle, out=buffer))
     chroma = _scale_chroma(chroma, maximum, factor, is_saturating)
-    # On the CPU straight into the result; a compiler wants no such thing.
-    result = torch.empty_like(images) if images.device.type == "cpu" else None
-    places = (None, None, None) if result is None else result.unbind(1)
-    distance = angle.abs().clamp_(1 / 6, 2 / 6)
-    channels = [torch.addcmul(maximum + chroma, distance, chroma, value=-6, out=places[0])]
+    result = images.new_empty(3, *images.shape[:1], *images.shape[2:])  # whole channels, as a compiler wants them
+    torch.abs(angle, out=buffer).clamp_(1 / 6, 2 / 6).mul_(chroma)
+    torch.add(maximum, chroma, out=result[0]).sub_(buffer, alpha=6)
     base = maximum.sub_(chroma, alpha=2)
-    for place, opposite in ((places[1], -1 / 6), (places[2], 1 / 6)):
-        distance = (angle - opposite).abs_().clamp_(1 / 6, 2 / 6)
-        channels.append(torch.addcmul(base, distance, chroma, value=6, out=place))
-    return torch.stack(channels, 1) if result is None else result
+    for channel, opposite in ((1, -1 / 6), (2, 1 / 6)):
+        torch.sub(angle, opposite, out=buffer).abs_().clamp_(1 / 6, 2 / 6).mul_(chroma)
+        torch.add(base, buffer, alpha=6, out=result[channel])
+    return result.transpose(0, 1)

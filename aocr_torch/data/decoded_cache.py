@@ -97,14 +97,14 @@ class DecodedCache:
             f"{self.num_records} records take"
         )
 
-    def read(self, index: int, image: np.ndarray) -> Optional[np.ndarray]:
-        """Copies a record's picture into `image`, uint8 (H, W, 3), and returns its label, int64 (T,).
+    def read(self, index: int, image: np.ndarray, label: np.ndarray) -> bool:
+        """Copies a record into `image`, uint8 (H, W, 3), and `label`, int64 (T,).
 
-        None if its place is not filled; `image` then holds anything.
+        False if its place is not filled: they then hold anything.
         """
-        crc, label = np.zeros(1, np.uint32), np.empty(self.max_sequence_length, np.int64)
+        crc = np.zeros(1, np.uint32)
         size = os.preadv(self._descriptor(), [crc, label, image], self._offset(index))
-        return label if size == self.place_bytes and crc[0] == _crc(label, image) else None
+        return size == self.place_bytes and crc[0] == _crc(label, image)
 
     def write(self, index: int, image: np.ndarray, label: np.ndarray) -> None:
         """Fills a record's place; where the disk has become full, warns once and fills no more."""

@@ -5,12 +5,14 @@ Legend: B batch, H W image (W holds all views side by side), T label length.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import glob
 import io
 import os
+import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -22,13 +24,21 @@ from PIL import Image, UnidentifiedImageError
 from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64List
 from torch.utils.data import DataLoader, Dataset
 
+try:
+    from kornia_rs.io import decode_image_png_u8 as decode_png
+except ImportError:
+    decode_png = None
+
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.decoded_cache import DecodedCache
 from aocr_torch.data.records import INDEX_SUFFIX, RecordError, Shards
+from aocr_torch.data.shared_batches import SharedBatches, as_it_is
 
 NOT_SHARDS = (INDEX_SUFFIX, ".tfindex", ".idx")  # our indexes, and those that users of tfrecord2idx may have made
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 IMAGE_FORMATS = ("PNG", "JPEG")
+PNG_HEAD = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR"
+RGB_TAIL = bytes([8, 2, 0, 0, 0])  # of the header: eight bits, RGB, not interlaced
 
 
 def find_shards(dataset_dir: Union[str, Path], split_name: str) -> list[Path]:
@@ -121,9 +131,15 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
     As TensorFlow's decoder does when asked for three channels, grey is repeated, a palette looked up and an
     alpha channel dropped (not blended). Refused: 16-bit grey, CMYK, and every other format.
 
+    A PNG in 8-bit RGB, as FSNS has them, goes to kornia-rs where that is installed, which takes a third of the time;
+    what it refuses, and everything else, goes to Pillow. It checks the CRCs of the chunks but not zlib's own.
+
     Raises:
         ValueError: it does not decode, has another size or a mode that is refused; the message is a reason.
     """
+    if encoded.startswith(PNG_HEAD + struct.pack(">II", width, height) + RGB_TAIL) and decode_png is not None:
+        with contextlib.suppress(Exception):  # Pillow says what is wrong
+            return decode_png(encoded, (height, width), "rgb")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its size, which is checked before a pixel is decoded
@@ -146,7 +162,7 @@ class FSNSDataset(Dataset):
     """The records of shards as samples, decoded and checked, not augmented.
 
     A sample is {'image': uint8 (H, W, 3), 'label': int64 (T,), 'index': int, 'position': int}. What is wrong with a
-    record raises RecordError, or with `skip_bad_records` gives {'skipped': message}, which `collate` counts.
+    record raises RecordError, or with `skip_bad_records` gives {'skipped': message}.
     `num_records` leaves only the first so many.
     """
 
@@ -175,33 +191,57 @@ class FSNSDataset(Dataset):
 
     def __getitem__(self, key: Union[int, tuple[int, int]]) -> dict[str, Any]:
         """The sample of an index, or of a (position, index): see TrainBatchSampler for the position."""
-        position, index = key if isinstance(key, tuple) else (key, key)
-        try:
-            image, label = self._read(index)
-        except RecordError as error:
-            if self.skip_bad_records:
-                return {"skipped": str(error)}
-            raise
-        arrays = {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
-        return {**arrays, "index": index, "position": position}
+        batch = self.batch([key])
+        if batch["skipped"]:
+            return {"skipped": batch["skipped"][0]}
+        numbers = {name: batch[name].item() for name in ("index", "position")}
+        return {"image": batch["image"][0], "label": batch["label"][0], **numbers}
 
-    def _read(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The picture, uint8 (H, W, 3), and the label, int64 (T,), from the cache or else the shards."""
+    def batch(
+        self, keys: Sequence[Union[int, tuple[int, int]]], image: Optional[torch.Tensor] = None
+    ) -> dict[str, Any]:
+        """The samples of these keys side by side, each decoded into its place in `image`, if that is given.
+
+        Returns:
+            'image' uint8 (B, H, W, 3), 'label' int64 (B, T), 'index' and 'position' int64 (B,), and 'skipped', the
+            messages of the bad records, which are left out of B.
+
+        Raises:
+            RecordError: a record is bad, unless bad ones are skipped.
+        """
+        if image is None:
+            image = torch.empty((len(keys), self.image_height, self.image_width, 3), dtype=torch.uint8)
+        label = torch.empty((len(keys), self.max_sequence_length), dtype=torch.int64)
+        pictures, labels = image.numpy(), label.numpy()
+        good, skipped = [], []
+        places = [key if isinstance(key, tuple) else (key, key) for key in keys]
         if self.cache is None:
-            return self._decode(index)
-        image = np.empty((self.image_height, self.image_width, 3), np.uint8)
-        label = self.cache.read(index, image)
-        if label is None:
-            image, label = self._decode(index)
-            self.cache.write(index, image, label)
-        return image, label
+            self.shards.read_ahead(index for _, index in places)
+        for position, index in places:
+            try:
+                self._fill(index, pictures[len(good)], labels[len(good)])
+                good.append((index, position))
+            except RecordError as error:
+                if not self.skip_bad_records:
+                    raise
+                skipped.append(str(error))
+        numbers = torch.tensor(good, dtype=torch.int64).view(-1, 2)
+        parts = {"image": image[: len(good)], "label": label[: len(good)]}
+        return {**parts, "index": numbers[:, 0], "position": numbers[:, 1], "skipped": skipped}
 
-    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _fill(self, index: int, picture: np.ndarray, label: np.ndarray) -> None:
+        """Fills in a record's picture, uint8 (H, W, 3), and label, int64 (T,), from the cache or else the shards."""
+        if self.cache is None:
+            self._decode(index, picture, label)
+        elif not self.cache.read(index, picture, label):
+            self._decode(index, picture, label)
+            self.cache.write(index, picture, label)
+
+    def _decode(self, index: int, picture: np.ndarray, label: np.ndarray) -> None:
         features = self._features(index)
-        label = np.array(self._label(features, index), np.int64)
-        encoded = self._encoded(features, index)
+        label[:] = self._label(features, index)
         try:
-            return decode_image(encoded, self.image_height, self.image_width), label
+            picture[:] = decode_image(self._encoded(features, index), self.image_height, self.image_width)
         except ValueError as error:
             raise self.shards.error(index, str(error)) from None
 
@@ -238,40 +278,26 @@ class FSNSDataset(Dataset):
         return getattr(features[name], kind).value
 
     def _label(self, features: Any, index: int) -> list[int]:
-        label = list(self._values(features, index, "image/class", "int64_list"))
+        label, size = list(self._values(features, index, "image/class", "int64_list")), self.charset.size
         if len(label) != self.max_sequence_length:
             expected = f"expected {self.max_sequence_length} (max_sequence_length)"
             raise self.shards.error(index, f"the label image/class has {len(label)} ids, {expected}")
-        unknown = next((identifier for identifier in label if not 0 <= identifier < self.charset.size), None)
+        unknown = next((identifier for identifier in label if not 0 <= identifier < size), None)
         if unknown is not None:
-            expected = f"expected 0 to {self.charset.size - 1}: is this the data set's charset file?"
+            expected = f"expected 0 to {size - 1}: is this the data set's charset file?"
             raise self.shards.error(index, f"the label image/class has the unknown id {unknown}, {expected}")
         return label
 
 
-def collate(samples: list[dict[str, Any]], *, allow_empty: bool = False) -> dict[str, Any]:
-    """One batch of the good samples.
-
-    Returns:
-        'image' uint8 (B, H, W, 3), 'label' int64 (B, T), 'index' and 'position' int64 (B,), and 'skipped', the
-        messages of the bad records, which are left out of B. A batch with no good record has B = 0 (and H = W = T = 0).
-
-    Raises:
-        RecordError: no record is good, unless `allow_empty`.
-    """
-    skipped = [sample["skipped"] for sample in samples if "skipped" in sample]
-    good = [sample for sample in samples if "skipped" not in sample]
-    if not good and not allow_empty:
-        raise RecordError(
-            f"{skipped[0]} (and no other of the {len(samples)} records of this batch is good: raise batch_size)"
-        )
-    return {
-        "image": torch.stack([s["image"] for s in good]) if good else torch.empty((0, 0, 0, 3), dtype=torch.uint8),
-        "label": torch.stack([s["label"] for s in good]) if good else torch.empty((0, 0), dtype=torch.int64),
-        "index": torch.tensor([sample["index"] for sample in good], dtype=torch.int64),
-        "position": torch.tensor([sample["position"] for sample in good], dtype=torch.int64),
-        "skipped": skipped,
-    }
+def _batch_of(
+    dataset: FSNSDataset, allow_empty: bool, keys: Sequence[Any], image: Optional[torch.Tensor] = None
+) -> dict[str, Any]:
+    """The data set's batch; raises RecordError where no record is good, unless `allow_empty`."""
+    batch = dataset.batch(keys, image)
+    if not len(batch["index"]) and not allow_empty:
+        first = batch["skipped"][0]
+        raise RecordError(f"{first} (and no other of the {len(keys)} records of this batch is good: raise batch_size)")
+    return batch
 
 
 class TrainBatchSampler:
@@ -370,18 +396,24 @@ def make_loader(
     pin_memory: bool = False,
     prefetch_factor: int = 2,
 ) -> DataLoader:
-    """A DataLoader of `collate`'s batches, with workers that live as long as it does (each with one torch thread).
+    """A DataLoader of the data set's batches, with workers that live as long as it does (each with one torch thread).
 
+    What a worker has filled comes over in shared memory (shared_batches.py).
     A batch with no good record ends a training; in an evaluation, where it may be the last and small one, it is empty.
 
     Raises, when iterated:
         RecordError: as one line also from a worker.
     """
+    batch_of = partial(_batch_of, dataset, isinstance(batch_sampler, EvalBatchSampler))
+    # Of each worker's: what it is filling and has ready, one that the main process uses, and where the next batch is
+    # the same worker's again, that one.
+    places = prefetch_factor + (2 if num_workers == 1 else 1)
+    shape = (batch_sampler.batch_size, dataset.image_height, dataset.image_width, 3)
     return DataLoader(
-        dataset,
+        SharedBatches(batch_of, num_workers, places, shape),
         batch_sampler=batch_sampler,
         num_workers=num_workers,
-        collate_fn=partial(collate, allow_empty=isinstance(batch_sampler, EvalBatchSampler)),
+        collate_fn=as_it_is,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,

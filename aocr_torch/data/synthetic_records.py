@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ class DrawnRecords(Shards):
             raise IndexError(f"record {index} does not exist: there are {len(self)}, counted from 0")
         return Path(f"drawn-{self.split}"), index, 0
 
+    def read_ahead(self, indices: Iterable[int]) -> None:
+        """Nothing: there is no disk to wait for."""
+
     def read(self, index: int) -> bytes:
         """The record's data, a tf.Example with an unpacked PNG."""
         self.location(index)
@@ -62,7 +66,7 @@ class DrawnDataset(FSNSDataset):
 
     shards: DrawnRecords
 
-    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def _decode(self, index: int, picture: np.ndarray, label: np.ndarray) -> None:
         self.shards.location(index)
-        picture, text, _ = draw_example(self.shards.parameters, self.shards.split, index)
-        return picture, np.array(self.charset.encode(text, self.max_sequence_length), np.int64)
+        picture[:], text, _ = draw_example(self.shards.parameters, self.shards.split, index)
+        label[:] = self.charset.encode(text, self.max_sequence_length)

@@ -92,11 +92,14 @@ class Training:
 
     def views(self, tensors: dict[str, Tensor]) -> Tensor:
         """Of `on_device`'s tensors: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
-        views = split_views(tensors["image"], self.config.data.num_views, self.config.data.crop)
         names = [field.name for field in fields(AugmentParameters)]
-        if names[0] not in tensors:
+        is_augmenting = names[0] in tensors
+        on_host = devices.is_host(self.device)
+        scale = not (is_augmenting and on_host)  # there the augmentation does it on the way
+        views = split_views(tensors["image"], self.config.data.num_views, self.config.data.crop, scale=scale)
+        if not is_augmenting:
             return views
-        is_compiled = self.config.run.compile and not devices.is_host(self.device)
+        is_compiled = self.config.run.compile and not on_host
         distort = compiled(distort_color) if is_compiled else None
         return augment(views, AugmentParameters(*(tensors[name] for name in names)), distort)
 

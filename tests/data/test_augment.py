@@ -62,7 +62,8 @@ def random_images(count: int, height: int = 20, width: int = 24, low: float = -0
 def resize_by_taps(images: torch.Tensor, box: torch.Tensor, method: torch.Tensor) -> torch.Tensor:
     rows = module._taps(box[:, 0], box[:, 2], method, images.shape[2])
     columns = module._taps(box[:, 1], box[:, 3], method, images.shape[3])
-    return module._crop_and_resize_by_taps(images, torch.arange(len(images)), rows, columns).transpose(2, 3)
+    transposed = images.transpose(2, 3).contiguous()
+    return module._crop_and_resize_by_taps(transposed, rows, columns)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float) -> None:
@@ -365,3 +366,12 @@ def test_split_views_names_what_does_not_fit():
     for crop in ((24, 10), (20, 11), (1, 5)):
         with pytest.raises(ValueError, match=f"width {crop[0]} and height {crop[1]} over 2 views does not fit"):
             split_views(images, 2, crop=crop)
+
+
+def test_views_that_are_not_scaled_yet_come_out_the_same():
+    images = torch.randint(256, (3, 20, 48, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    drawn = draw_parameters(5, torch.arange(3), 2, 16, 20)
+    scaled, unscaled = (split_views(images, 2, (40, 16), scale=scale) for scale in (True, False))
+    assert unscaled.dtype == torch.uint8
+    assert unscaled.data_ptr() > images.data_ptr()
+    assert torch.equal(augment(unscaled, drawn), augment(scaled, drawn))

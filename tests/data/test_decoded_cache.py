@@ -51,7 +51,12 @@ def are_equal(ours, theirs):
     return ours.keys() == theirs.keys() and all(same)
 
 
-def refuse_to_decode(self, index):
+def empty(cache):
+    """Room for a picture and a label."""
+    return np.empty(cache.shape, np.uint8), np.empty(cache.max_sequence_length, np.int64)
+
+
+def refuse_to_decode(self, index, picture, label):
     pytest.fail(f"record {index} is decoded again")
 
 
@@ -92,12 +97,10 @@ def test_workers_share_the_cache(config):
         batches = list(make_loader(dataset, EvalBatchSampler(COUNT, 2), num_workers=2))
         assert torch.cat([batch["index"] for batch in batches]).tolist() == [0, 1, 2, 4, 5, 6]
     dataset = pickle.loads(pickle.dumps(dataset))
-    image = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    image, label = empty(dataset.cache)
     for index in range(COUNT):
-        label = dataset.cache.read(index, image)
-        if index == 3:
-            assert label is None
-        else:
+        assert dataset.cache.read(index, image, label) == (index != 3)
+        if index != 3:
             assert label.tolist() == dataset[index]["label"].tolist()
             assert np.array_equal(image, dataset[index]["image"].numpy())
 
@@ -110,9 +113,9 @@ def test_a_place_that_is_half_written_counts_as_empty(config, place):
     content[4096 + 2 * PLACE + place] ^= 1
     path.write_bytes(content)
     dataset = open_dataset(config, "train")
-    assert dataset.cache.read(2, np.empty((HEIGHT, WIDTH, 3), np.uint8)) is None
+    assert not dataset.cache.read(2, *empty(dataset.cache))
     assert are_equal(samples(config), before)
-    assert dataset.cache.read(2, np.empty((HEIGHT, WIDTH, 3), np.uint8)) is not None
+    assert dataset.cache.read(2, *empty(dataset.cache))
 
 
 def test_a_file_takes_what_is_filled(tmp_path):
@@ -123,8 +126,9 @@ def test_a_file_takes_what_is_filled(tmp_path):
     assert cache.path.stat().st_size == 4096 + 2000 * (270_000 + 300)
     assert cache.path.stat().st_blocks * 512 < 400_000
     assert "0.0 GB of the 0.5 GB that 2000 records take" in cache.summary
-    assert np.array_equal(cache.read(1999, np.empty_like(image)), label)
-    assert cache.read(5, np.empty_like(image)) is None
+    assert cache.read(1999, *(found := empty(cache)))
+    assert all(map(np.array_equal, found, (image, label)))
+    assert not cache.read(5, *found)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,9 @@ import io
 import itertools
 import json
 import pickle
+import struct
 import time
+import zlib
 
 import numpy as np
 import pytest
@@ -13,12 +15,12 @@ import torch
 from PIL import Image
 from tfrecord.example_pb2 import Example
 
+from aocr_torch.data import fsns
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import (
     EvalBatchSampler,
     FSNSDataset,
     TrainBatchSampler,
-    collate,
     decode_image,
     encode_example,
     find_charset,
@@ -155,6 +157,41 @@ def test_jpeg_is_allowed():
     assert np.abs(decode_image(encoded(grey, "JPEG"), HEIGHT, WIDTH).astype(int) - 100).max() <= 2
 
 
+def png_of(filter_type, chunk):
+    """A PNG whose rows all have this filter, random bytes in them, and perhaps a further chunk."""
+    rows = np.random.default_rng(filter_type).integers(0, 256, (HEIGHT, 1 + WIDTH * 3), dtype=np.uint8)
+    rows[:, 0] = filter_type
+    packed = zlib.compress(rows.tobytes())
+    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 2, 0, 0, 0)
+    bodies = [b"IHDR" + head, *([chunk] if chunk else []), b"IDAT" + packed[:20], b"IDAT" + packed[20:], b"IEND"]
+    framed = (struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body)) for body in bodies)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
+
+
+@pytest.mark.parametrize("chunk", [b"", b"gAMA" + struct.pack(">I", 90000), b"tRNS" + bytes(6)])
+@pytest.mark.parametrize("filter_type", range(5))
+def test_both_decoders_give_the_same_pixels(filter_type, chunk, monkeypatch):
+    png = png_of(filter_type, chunk)
+    if fsns.decode_png is None:
+        pytest.skip("kornia-rs is not installed")
+    with monkeypatch.context() as patch:
+        patch.setattr(fsns.Image, "open", None)
+        fast = decode_image(png, HEIGHT, WIDTH)
+    monkeypatch.setattr(fsns, "decode_png", None)
+    assert np.array_equal(fast, decode_image(png, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("has_kornia", [False, True])
+def test_what_the_fast_decoder_refuses_goes_to_pillow(has_kornia, monkeypatch):
+    def refuse(*arguments):
+        raise RuntimeError("unreadable")
+
+    monkeypatch.setattr(fsns, "decode_png", refuse if has_kornia else None)
+    assert np.array_equal(decode_image(PNG, HEIGHT, WIDTH), pixels(0))
+    with pytest.raises(ValueError, match=r"the image does not decode: .*; expected a PNG or JPEG"):
+        decode_image(PNG[: len(PNG) // 2], HEIGHT, WIDTH)
+
+
 PNG = encoded(pixels(0))
 
 
@@ -235,7 +272,7 @@ def test_bad_records(make_dataset, kind):
     with pytest.raises(RecordError, match=rf"^train-00000:1 \(offset {offset}\): .*{reason}"):
         make_dataset(payloads, num_shards=1)[1]
     dataset = make_dataset(payloads, num_shards=1, skip_bad_records=True)
-    batch = collate([dataset[i] for i in range(3)])
+    batch = dataset.batch(range(3))
     assert batch["index"].tolist() == [0, 2]
     assert len(batch["skipped"]) == 1
     assert batch["skipped"][0].startswith(f"train-00000:1 (offset {offset}): ")
@@ -244,7 +281,7 @@ def test_bad_records(make_dataset, kind):
 def test_a_batch_without_a_good_record(make_dataset):
     dataset = make_dataset([example(0), b"", b""], num_shards=1, skip_bad_records=True)
     with pytest.raises(RecordError, match=r"^train-00000:1 .* no other of the 2 records of this batch is good"):
-        collate([dataset[1], dataset[2]])
+        next(iter(make_loader(dataset, TrainBatchSampler(3, 2, seed=0, start=1, shuffle=False))))
     with pytest.raises(RecordError, match=r"^train-00000:1 "):
         list(itertools.islice(make_loader(dataset, TrainBatchSampler(3, 1, seed=0, shuffle=False)), 2))
     batches = list(make_loader(dataset, EvalBatchSampler(3, 1)))

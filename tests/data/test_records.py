@@ -313,3 +313,16 @@ def test_flipped_bits_in_the_real_shard(reference, shard):
         damage(shard, flipped)
         with pytest.raises(RecordError, match=r"^train-00000:\d \(offset \d+\): crc"):
             read_all(Shards([shard]))
+
+
+def test_what_is_read_next_is_told_to_the_system(shard, monkeypatch):
+    told = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: told.append(arguments[1:]), raising=False)
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    shards = Shards([shard])
+    shards.read_ahead([2, 0])
+    assert told == [(21 + 16, 16 + 16, 3), (0, 21, 3)]
+    monkeypatch.delattr(os, "posix_fadvise")
+    shards.read_ahead([2, 0])
+    shard.unlink()
+    Shards.read_ahead(pickle.loads(pickle.dumps(shards)), [1])

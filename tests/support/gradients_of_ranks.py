@@ -9,7 +9,7 @@ import torch
 from tiny import FLAGS
 
 from aocr_torch.config import Config
-from aocr_torch.data.fsns import TrainBatchSampler, collate
+from aocr_torch.data.fsns import TrainBatchSampler
 from aocr_torch.training import ranks
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.state import Training
@@ -32,7 +32,7 @@ def main(dataset_dir: str, out: str, global_batch: str, statistics: str) -> None
         sampler = TrainBatchSampler(
             len(dataset), config.data.batch_size, seed=0, rank=ranks.rank(), world_size=ranks.world_size()
         )
-        batch = collate([dataset[place] for place in next(iter(sampler))])
+        batch = dataset.batch(next(iter(sampler)))
         training = Training(config, dataset.charset, device, len(dataset))
         training.model.double()
         float32_views = training.views

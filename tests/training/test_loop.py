@@ -16,7 +16,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tiny import CHARSET, flags, spoil, write
 
 from aocr_torch.config import Config, ConfigError, parse_arguments
-from aocr_torch.data.fsns import collate
 from aocr_torch.data.records import RecordError
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.training import checkpoint
@@ -133,7 +132,7 @@ def test_two_batches_accumulated_are_one_of_both(tiny_dataset):
         training = Training(config, dataset.charset, torch.device("cpu"), len(dataset))
         training.model.eval().train = lambda mode=True: None
         indices = iter(range(8))
-        training.train_step([collate([dataset[next(indices)] for _ in range(size)]) for size in sizes])
+        training.train_step([dataset.batch([next(indices) for _ in range(size)]) for size in sizes])
         assert training.position == 8
         weights.append(dict(training.model.named_parameters()))
     start = Training(config, dataset.charset, torch.device("cpu"), len(dataset)).model

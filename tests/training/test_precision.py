@@ -152,14 +152,13 @@ def test_every_wrong_apex_is_recognised(monkeypatch):
 
 def test_without_mixed_precision_a_step_is_what_it_always_was(tiny_dataset):
     """The step of a float32 training, written out with nothing between autograd and the optimizer."""
-    from aocr_torch.data.fsns import collate
     from aocr_torch.model.loss import regularization_loss, sequence_loss
     from aocr_torch.training.evaluate import open_dataset
     from aocr_torch.training.optim import clip_gradients
 
     config = configure(dataset_dir=tiny_dataset, use_augment_input=False)
     dataset = open_dataset(config, "train")
-    batch = collate([dataset[(i, i)] for i in range(4)])
+    batch = dataset.batch(range(4))
     trained, plain = Training(config, CHARSET, CPU, 11), Training(config, CHARSET, CPU, 11)
     trained.distribute()
     model, optimizer = plain.model.train(), plain.optimizer
@@ -243,12 +242,11 @@ def test_float16_resumes_to_the_bit_while_it_skips(tiny_dataset, tmp_path, monke
 
 @pytest.mark.usefixtures("host_float16")
 def test_a_skipped_step_changes_nothing_but_the_scale_and_the_place_in_the_data(tiny_dataset, monkeypatch):
-    from aocr_torch.data.fsns import collate
     from aocr_torch.training.evaluate import open_dataset
 
     config = configure(dataset_dir=tiny_dataset, ema_decay=0.9, **FLOAT16)
     dataset = open_dataset(config, "train")
-    batch = collate([dataset[(i, i)] for i in range(4)])
+    batch = dataset.batch(range(4))
     training = Training(config, CHARSET, CPU, 11)
     training.distribute()
     weights = {name: p.detach().clone() for name, p in training.model.named_parameters()}
