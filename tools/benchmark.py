@@ -4,7 +4,7 @@ python tools/benchmark.py                                    # the reference's m
 python tools/benchmark.py --device cpu --amp --output bf16.json
 python tools/benchmark.py --compare                          # the plain path and the fast one, each in its own process
 python tools/benchmark.py --baseline bf16.json               # beside an earlier run
-python tools/benchmark.py --dataset_dir DATA                 # reads these records instead of drawn ones
+python tools/benchmark.py --data_only --dataset_dir DATA     # the data pipeline alone, on these records
 
 Every figure is the median of --repetitions runs after a warm-up, with the lowest and the highest. Every flag of
 train.py works. Figures of two runs compare only if nothing else kept the machine busy.
@@ -42,6 +42,8 @@ class Benchmark:
     """JSON file of an earlier run, printed beside this one."""
     compare: bool = False
     """Measure the plain path too, each in a process of its own, and print both."""
+    data_only: bool = False
+    """Measure the data pipeline alone."""
     repetitions: int = 5
     """Runs of each figure, after one to warm up."""
 
@@ -126,9 +128,11 @@ def measure(config: Config, flags: Benchmark) -> dict[str, Any]:
         if config.data.dataset_dir is None:
             draw_data_set(Path(folder), config)
             config = config.replace(dataset_dir=folder)
-        measure_network(figures, config, device)  # first: nothing else has raised the peak of memory yet
+        if not flags.data_only:
+            measure_network(figures, config, device)  # first: nothing else has raised the peak of memory yet
         measure_data(figures, config)
-    measure_start_up(figures)
+    if not flags.data_only:
+        measure_start_up(figures)
     environment = {
         "date": time.strftime("%Y-%m-%d"),
         "device": devices.hardware_name(device),
@@ -237,7 +241,6 @@ def measure_limits(figures: Figures, device: Any, dtype: Any) -> float:
 
 def measure_data(figures: Figures, config: Config) -> None:
     """Reading, decoding and augmenting, each alone on this process's threads, and the loader with 1 and 2 workers."""
-
     from aocr_torch.data.augment import augment, draw_parameters, split_views
     from aocr_torch.data.fsns import TrainBatchSampler, decode_image, make_loader
     from aocr_torch.training.evaluate import open_dataset
