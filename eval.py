@@ -31,7 +31,8 @@ class Evaluate:
     report_examples: int = 50
     """Mistakes that the page shows with their pictures."""
     stop_early: bool = False
-    """End a batch when all its signs have ended: the same texts, unless the model reads on behind a null."""
+    """End a batch when all its signs have ended: the same texts, unless the model reads on behind a null. For models
+    with attention and autoregression; others read all their steps at once."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,8 +53,8 @@ def main(arguments: list[str]) -> int:
             raise ConfigError(f"report_examples is {flags.report_examples}: expected 0 or more")
         state.update(checkpoint.load(flags.ckpt))
         # What was asked of the training's device, precision and records is not asked of this one.
-        own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "skip_bad_records": False}
-        own["decoded_cache_dir"] = None  # of the training's host
+        own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "compile": False}
+        own.update(skip_bad_records=False, decoded_cache_dir=None)
         return checkpoint.config_of(state).replace(split_name="test", num_records=None, **own)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."

@@ -197,7 +197,8 @@ class Run:
     record_step: bool = True
     """Record the training step once and launch it as a whole, where the device can: a CUDA graph on one cuda device."""
     compile: bool = False
-    """Fuse BatchNorm, attention and LSTM gates with torch.compile: on cuda needs Triton, on cpu a C++ compiler."""
+    """Fuse BatchNorm, pools, attention, LSTM gates (and colours, on cuda) with torch.compile: a minute for each batch
+    size, with Triton on cuda and a C++ compiler on the CPU."""
     max_consecutive_skips: int = 50
     """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"
@@ -269,6 +270,13 @@ class Config:
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
     run: Run = field(default_factory=Run)
+
+    def __post_init__(self) -> None:
+        _require(
+            not self.run.compile or (self.model.use_fast_path and not self.model.sync_batch_norm),
+            "compile fuses the fast path and knows one device's BatchNorm statistics: give it with use_fast_path and "
+            "without sync_batch_norm",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Flat {flag name: value}, as `from_dict` and a YAML file take it."""

@@ -183,6 +183,11 @@ def prefers_channels_last(device: torch.device) -> bool:
     return device.type in ("cpu", "cuda")
 
 
+def can_compile(device: torch.device) -> bool:
+    """Whether torch.compile has been tried on this kind of device."""
+    return device.type in ("cpu", "cuda")
+
+
 def can_record(device: torch.device) -> bool:
     """Whether work can be recorded once and launched as a whole: a CUDA graph."""
     return device.type == "cuda"

@@ -95,6 +95,8 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
         (["--crop_width", "100"], "crop_width and crop_height go together"),
         (["--crop_width", "700", "--crop_height", "100"], "does not fit into the image"),
         (["--checkpoint", "a", "--checkpoint_inception", "b"], "contradict each other"),
+        (["--compile", "--sync_batch_norm"], "without sync_batch_norm"),
+        (["--compile", "--use_fast_path=False"], "give it with use_fast_path"),
         (["--label_smoothing", "1"], "label_smoothing is 1.0"),
         (["--num_workers", "-1"], "num_workers is -1"),
         (["--config", "/nowhere.yaml"], "not a readable YAML file"),

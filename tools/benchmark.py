@@ -112,6 +112,8 @@ def _in_own_process(arguments: list[str], use_fast_path: bool) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "result.json"
         own = [*arguments, "--compare=False", "--baseline=", f"--use_fast_path={use_fast_path}", f"--output={file}"]
+        if not use_fast_path:
+            own += ["--record_step=False", "--compile=False"]
         subprocess.run([sys.executable, __file__, *own], check=True, stdout=subprocess.DEVNULL)
         return json.loads(file.read_text(encoding="utf-8"))
 

@@ -17,7 +17,6 @@ error and not the end of the process.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -129,6 +128,8 @@ class DecodedCache:
 
     def _check_header(self) -> None:
         """Writes the header of a new file; of an old one, compares it."""
+        import fcntl  # not everywhere; the rest of the package does without
+
         descriptor = self._descriptor()
         fcntl.flock(descriptor, fcntl.LOCK_EX)  # several ranks may begin the same file
         try:

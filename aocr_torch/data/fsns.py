@@ -310,8 +310,8 @@ class TrainBatchSampler:
     for all that is random about a sample.
 
     With `echo` an epoch has every record so many times (data echoing, Choi et al. 2019): every echo-th place goes
-    through the permutation, and those between follow ECHO_DISTANCE records behind each other. So of each batch only a
-    part is new, and the rest is at hand where decoded pictures are kept.
+    through the permutation, and those between follow ECHO_DISTANCE records behind each other, or as far as there are
+    records. So of each batch only a part is new, and the rest is at hand where decoded pictures are kept.
     """
 
     ECHO_DISTANCE = 4096
@@ -339,6 +339,7 @@ class TrainBatchSampler:
         self.start = start
         self.shuffle = shuffle
         self.echo = echo
+        self.distance = min(self.ECHO_DISTANCE, num_records // echo)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Starts where all ranks together have consumed `start` samples."""
@@ -351,7 +352,7 @@ class TrainBatchSampler:
                 if number // self.num_records != epoch:
                     epoch = number // self.num_records
                     order = self._order(epoch)
-                batch.append((place, int(order[(number - copy * self.ECHO_DISTANCE) % self.num_records])))
+                batch.append((place, int(order[(number - copy * self.distance) % self.num_records])))
             yield batch
             position += self.world_size * self.batch_size
 

@@ -20,13 +20,36 @@ from torch.autograd.function import once_differentiable
 MOST_SHAPES = 64  # a kernel for each shape; torch's default of 8 would give up at the ninth layer
 
 
+class CompileError(ValueError):
+    """torch.compile cannot work here, in one line."""
+
+
 @functools.lru_cache(None)
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as torch.compile fuses it, for each combination of shapes anew."""
+    """The function as torch.compile fuses it, for each combination of shapes anew.
+
+    Raises, when called:
+        CompileError: there is no compiler, or it fails.
+    """
     import torch._dynamo
 
     torch._dynamo.config.cache_size_limit = max(torch._dynamo.config.cache_size_limit, MOST_SHAPES)
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    fused = torch.compile(function, dynamic=False)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        try:
+            return fused(*arguments)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise CompileError(
+                f"torch.compile fails ({reason}): it needs Triton on cuda and a C++ compiler on the CPU; leave "
+                "--compile away"
+            ) from error
+
+    return call
 
 
 def normalize_relu(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -145,21 +168,28 @@ class FusedAttention:
     """As `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in."""
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
-        wide = torch.promote_types(keys.dtype, torch.float32)
-        self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, attention, d_context
-        self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
-        self._token = _Gather.apply(features, keys, v, self)
+        self._memory = _Memory(features, keys, v)
+        self._token = _Gather.apply(features, keys, v, self._memory)
 
     def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query float (B, C) -> attention float32 or wider (B, L), each row summing to 1, and read-out (B, C)."""
-        return _Attend.apply(query, self._token, self)
+        return _Attend.apply(query, self._token, self._memory)
+
+
+class _Memory:
+    """What every step attends to, and what its gradient leaves for the end. It knows no graph, so no cycle keeps it."""
+
+    def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
+        self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, attention, d_context
 
 
 class _Gather(torch.autograd.Function):
     """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: FusedAttention) -> Tensor:
+    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: _Memory) -> Tensor:
         ctx.memory, ctx.dtype = memory, v.dtype
         return memory.v.new_zeros(())
 
@@ -181,7 +211,7 @@ class _Attend(torch.autograd.Function):
     """One step."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: FusedAttention) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
         attention, context = compiled(attend)(memory.keys, memory.features, query, memory.v)
         ctx.memory = memory
         ctx.save_for_backward(query, attention)

@@ -52,7 +52,7 @@ def _describe_data(config: Config) -> tuple[Charset, int]:
             count = len(open_dataset(config, run.eval_split, charset))
             announce(f"data: {count} records of {run.eval_split} to evaluate on")
     examples = data.batch_size * optim.accumulate_steps
-    epochs = run.max_number_of_steps * examples / num_records
+    epochs = run.max_number_of_steps * examples / (num_records * data.echo)
     announce(
         f"{charset.size} classes; {run.max_number_of_steps} steps of {examples} examples a device: {epochs:.1f} epochs"
     )

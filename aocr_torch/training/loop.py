@@ -126,7 +126,7 @@ def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) ->
 
 def _summary(training: Training, dataset: FSNSDataset) -> str:
     parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-    epoch = training.position / len(dataset)
+    epoch = training.position / (len(dataset) * training.config.data.echo)
     return (
         f"{len(dataset)} records, {training.charset.size} classes, {parameters / 1e6:.2f} M parameters, "
         f"{training.device} x {ranks.world_size()}, {training.precision.description}, "

@@ -42,12 +42,12 @@ class RecordedStep:
             for buffer, before in buffers:
                 buffer.copy_(before)
 
-    def fits(self, batches: Batches) -> bool:
-        """Whether batches have the recorded shapes."""
-        return [_shapes(batch) for batch in batches] == [_shapes(batch) for batch in self._batches]
-
     def __call__(self, batches: Batches) -> tuple[Tensor, ...]:
-        """What `step` returns, valid until the next call; the parameters have their gradients."""
+        """What `step` returns, valid until the next call; the parameters have their gradients.
+
+        Args:
+            batches: of the recorded shapes.
+        """
         for ours, batch in zip(self._batches, batches):
             for name, values in batch.items():
                 ours[name].copy_(values, non_blocking=True)
@@ -55,7 +55,3 @@ class RecordedStep:
         for parameter, gradient in zip(self._parameters, self._gradients):
             parameter.grad = gradient
         return self._result
-
-
-def _shapes(batch: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: values.shape for name, values in batch.items()}

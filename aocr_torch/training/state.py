@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aocr_torch import device as devices
-from aocr_torch.config import Config
+from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.augment import AugmentParameters, augment, distort_color, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
@@ -62,6 +62,8 @@ class Training:
         )
         self.ema = ExponentialMovingAverage(self.model, optim.ema_decay) if optim.ema_decay else None
         if config.run.compile:
+            if not devices.can_compile(device):
+                raise ConfigError(f"compile is not supported on {device.type}: leave --compile away")
             self.model.fuse()
         self.network: nn.Module = self.model
         self.precision = precision.choose(config.run, device)
@@ -138,12 +140,14 @@ class Training:
         return {"total_loss": total, "sequence_loss": sequence, "regularization_loss": regularization}
 
     def _recorded_or_plain(self, batches: Batches) -> Callable[[Batches], tuple[Tensor, ...]]:
-        """`_gradients`, or a recording of it where the device can launch one; the first batches are recorded."""
-        if not self.config.run.record_step or not devices.can_record(self.device) or ranks.world_size() > 1:
+        """`_gradients`, or a recording of it where the device can launch one; the first whole batches are recorded."""
+        is_whole = all(len(batch["image"]) == self.config.data.batch_size for batch in batches)
+        can_record = self.config.run.record_step and devices.can_record(self.device) and ranks.world_size() == 1
+        if not is_whole or not can_record:
             return self._gradients
         if self._recorded is None:
             self._recorded = RecordedStep(self.model, batches, self._gradients, self.device)
-        return self._recorded if self._recorded.fits(batches) else self._gradients
+        return self._recorded
 
     def _gradients(self, batches: Batches) -> tuple[Tensor, Tensor, Tensor]:
         """Leaves clipped gradients in the master weights; returns sequence loss, L2 loss and norms before clipping."""
@@ -278,8 +282,9 @@ class Training:
             self.precision.loss_scale.load_state_dict(state["loss_scale"])
         self.step, self.position, self.best = state["step"], state["position"], state["best"]
         devices.set_rng_state(state["rng"], self.device)
-        changed = [name for name in new if name not in FLAGS_THAT_MAY_CHANGE and old.get(name) != new[name]]
-        lines = [f"flag {name}: {old.get(name)} -> {new[name]}" for name in changed]
+        # A flag that an older version did not have is none that was changed.
+        compared = [name for name in new if name in old and name not in FLAGS_THAT_MAY_CHANGE]
+        lines = [f"flag {name}: {old[name]} -> {new[name]}" for name in compared if old[name] != new[name]]
         if state["num_records"] != self.num_records:
             lines.append(f"number of records: {state['num_records']} -> {self.num_records}, so their order is another")
         return lines

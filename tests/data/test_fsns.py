@@ -402,6 +402,12 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert list(itertools.islice(unshuffled, 2)) == [[(0, 0), (1, 1)], [(2, 2), (3, 0)]]
 
 
+@pytest.mark.parametrize("num_records", [12, 4096, 8192, 20_000])
+def test_an_echo_repeats_nothing_within_a_batch(num_records):
+    batches = iter(TrainBatchSampler(num_records, 3 * (min(num_records, 96) // 3), seed=1, echo=3))
+    assert all(len({index for _, index in batch}) == len(batch) for batch in (next(batches) for _ in range(3)))
+
+
 @pytest.mark.parametrize("num_records", [10, 100])
 def test_an_echo_uses_every_record_so_often_an_epoch(monkeypatch, num_records):
     monkeypatch.setattr(TrainBatchSampler, "ECHO_DISTANCE", 7)

@@ -1,6 +1,8 @@
 """The formulas that torch.compile fuses, uncompiled, beside the plain network; compiled in a slow test."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -79,16 +81,43 @@ def test_gradients_of_attention_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(reading, inputs)
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_nothing_stays_when_a_step_is_over():
+    """Keys and features of a batch of 32 are 75 MB in float32."""
+    features = torch.randn(2, 5, 3, requires_grad=True)
+    gc.disable()
+    try:
+        attend = fused.FusedAttention(features, features * 2, torch.ones(3))
+        attend(torch.zeros(2, 3))[1].sum().backward()
+        keys = weakref.ref(attend._memory.keys)
+        del attend
+        assert keys() is None
+    finally:
+        gc.enable()
+
+
+def test_a_compiler_that_fails_is_one_line(monkeypatch):
+    class BackendError(RuntimeError):
+        __module__ = "torch._inductor.exc"
+
+    def fail(*arguments):
+        raise BackendError("No working C++ compiler found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: fail)
+    with pytest.raises(
+        fused.CompileError, match=r"^torch.compile fails \(No working C\+\+ compiler found\): it needs .*$"
+    ):
+        fused.compiled.__wrapped__(fused.attend)(1)
+
+
 @pytest.mark.slow
 def test_compiled():
     plain, ours = networks(torch.float32, final_endpoint="Conv2d_2b_3x3")
     expected = step(plain)
     try:
         found = step(ours)
-    except Exception as error:
-        if "compiler" in str(error):
-            pytest.skip("torch.compile finds no C++ compiler")
-        raise
+    except fused.CompileError as error:
+        pytest.skip(str(error))
     for name, values in found.items():
         # A ReLU whose input is nearly 0 may fall to either side.
         difference = (values - expected[name]).double().norm()

@@ -88,9 +88,9 @@ def test_the_loss_scale_of_each_step_is_used(tiny_dataset, recorder):
 def test_a_batch_of_another_size_is_not_launched(tiny_dataset, recorder):
     """As where bad records were left out of it."""
     (small,), (whole,) = batches(tiny_dataset, 1, batch_size=3), batches(tiny_dataset, 1)
-    training, _ = trained(recorder, [[whole], [small]])
-    assert recorder.launches == 1
-    assert training.step == 2
+    training, _ = trained(recorder, [[small], [whole], [small], [whole]])
+    assert recorder.launches == 2
+    assert training.step == 4
 
 
 def test_nothing_is_recorded_where_the_device_cannot(tiny_dataset, monkeypatch):
