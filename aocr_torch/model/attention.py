@@ -15,7 +15,7 @@ time of tanh. The 1 adds the same to all energies of a sign, which no softmax se
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, Optional
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
+from aocr_torch.model.fused import FusedMemory
 
 PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
 
@@ -34,10 +35,12 @@ class Attention:
         features: float (B, L, C), what is read out.
         keys: float (B, L, C), the features as the query meets them.
         v: float (C,), the weight of each channel in the energy v . tanh(keys + query).
+        is_fused: compute with kernels that torch.compile makes (model/fused.py).
     """
 
-    def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
-        self._memory = _Memory(features, keys, v)
+    def __init__(self, features: Tensor, keys: Tensor, v: Tensor, is_fused: bool = False) -> None:
+        # The memory knows no graph: with the token in it, a cycle would keep keys and features alive.
+        self._memory = (FusedMemory if is_fused else _Memory)(features, keys, v)
         self._token = _Gather.apply(features, keys, v, self._memory)
 
     def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,8 +48,47 @@ class Attention:
         return _Attend.apply(query, self._token, self._memory)
 
 
+class _Gather(torch.autograd.Function):
+    """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: Any) -> Tensor:
+        ctx.memory, ctx.dtypes = memory, (features.dtype, keys.dtype, v.dtype)
+        return memory.v.new_zeros(())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_token: Tensor) -> tuple[Optional[Tensor], ...]:
+        if not ctx.memory.steps:
+            return None, None, None, None
+        return (*(g.to(dtype) for g, dtype in zip(ctx.memory.gather(), ctx.dtypes)), None)
+
+
+class _Attend(torch.autograd.Function):
+    """One step: energy = v . tanh(keys + query), attention = softmax(energy), context = attention . features."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, token: Tensor, memory: Any) -> tuple[Tensor, Tensor]:
+        attention, context = memory.attend(query)
+        ctx.memory = memory
+        ctx.save_for_backward(query, attention)
+        return attention, context.to(query.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_attention: Tensor, d_context: Tensor) -> tuple[Optional[Tensor], ...]:
+        query, attention = ctx.saved_tensors
+        gathers = ctx.needs_input_grad[1]
+        d_query = ctx.memory.attend_backward(query, attention.detach(), d_attention, d_context, gathers)
+        return d_query.to(query.dtype), None, None
+
+
 class _Memory:
-    """What every step attends to, and the gradients that gather during the backward pass."""
+    """What every step attends to, and the gradients that gather during the backward pass: eager, in pieces on the host.
+
+    It has what `Attention` asks of a memory: `steps`, empty before any backward pass, `attend`, `attend_backward`, and
+    `gather`.
+    """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         batch, length, channels = keys.shape
@@ -59,14 +101,57 @@ class _Memory:
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
-        self.forget_gradients()
+        self.without_autocast = partial(torch.autocast, keys.device.type, enabled=False)
+        self._forget_gradients()
 
-    def forget_gradients(self) -> None:
+    def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """query (B, C) -> attention (B, L), read-out (B, C)."""
+        with self.without_autocast():
+            wide = self._widened(query)
+            energy, weight = self.keys.new_empty(self.keys.shape[:2]), -2 * self.v  # (B, L), (C,)
+            for piece in self.pieces:
+                energy[piece] = self._inverse(piece, wide) @ weight
+            attention = torch.softmax(energy, 1)
+            return attention, torch.bmm(attention[:, None], self.features)[:, 0]
+
+    def attend_backward(
+        self, query: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor, gathers: bool
+    ) -> Tensor:
+        """The gradient of a step's query, (B, C); if it `gathers`, those of features, keys and v grow."""
+        with self.without_autocast():
+            wide, d_context = self._widened(query), d_context.to(self.dtype)
+            d_attention = d_attention + torch.bmm(d_context[:, None], self.features.transpose(1, 2))[:, 0]
+            d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
+            if gathers:
+                self.steps.append((attention, d_context))
+                if self.d_keys is None:
+                    self.d_keys = torch.zeros_like(self.keys)
+            d_query = torch.empty_like(d_context)
+            for piece in self.pieces:
+                inverse, weight = self._inverse(piece, wide), d_energy[piece, :, None]
+                if gathers:
+                    self.d_v += torch.mv(inverse.flatten(0, 1).t(), weight.flatten())
+                slope = inverse.addcmul_(inverse, inverse, value=-1)
+                d_query[piece] = torch.bmm(weight.transpose(1, 2), slope)[:, 0]
+                if gathers:
+                    self.d_keys[piece].addcmul_(slope, weight)
+            return 4 * d_query * self.v
+
+    def gather(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of features, keys and v from all steps, which are forgotten."""
+        attention, d_context = (torch.stack(values, 1) for values in zip(*self.steps))
+        with self.without_autocast():
+            d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
+        gradients = d_features, self.d_keys.mul_(4 * self.v), -2 * self.d_v
+        self._forget_gradients()
+        return gradients
+
+    def _forget_gradients(self) -> None:
         self.d_keys: Optional[Tensor] = None
         self.d_v = torch.zeros_like(self.v)
         self.steps: list[tuple[Tensor, Tensor]] = []  # attention (B, L), d_context (B, C)
 
-    def widened(self, query: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+    def _widened(self, query: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """The query in the dtype of the memory and, where they can be used, exp(2 query): (B, C) each."""
         query = query.to(self.dtype)
         return query, None if self.grown_keys is None else self._grown(query)
@@ -77,79 +162,10 @@ class _Memory:
             return None
         return (2 * values).exp_()
 
-    def inverse(self, piece: slice, query: tuple[Tensor, Optional[Tensor]]) -> Tensor:
+    def _inverse(self, piece: slice, query: tuple[Tensor, Optional[Tensor]]) -> Tensor:
         """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites."""
         wide, grown = query
         out = self.buffer[: len(wide[piece])]
         if grown is None:
             return torch.add(self.keys[piece], wide[piece, None], out=out).mul_(-2).sigmoid_()
         return torch.addcmul(self.one, self.grown_keys[piece], grown[piece, None], out=out).reciprocal_()
-
-    def without_autocast(self) -> AbstractContextManager:
-        return torch.autocast(self.keys.device.type, enabled=False)
-
-
-class _Gather(torch.autograd.Function):
-    """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: _Memory) -> Tensor:
-        ctx.memory, ctx.dtypes = memory, (features.dtype, keys.dtype, v.dtype)
-        return memory.v.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_token: Tensor) -> tuple[Optional[Tensor], ...]:
-        memory = ctx.memory
-        if not memory.steps:
-            return None, None, None, None
-        attention, d_context = (torch.stack(values, 1) for values in zip(*memory.steps))
-        with memory.without_autocast():
-            d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
-        d_keys = memory.d_keys.mul_(4 * memory.v)
-        gradients = [g.to(dtype) for g, dtype in zip((d_features, d_keys, -2 * memory.d_v), ctx.dtypes)]
-        memory.forget_gradients()
-        return (*gradients, None)
-
-
-class _Attend(torch.autograd.Function):
-    """One step: energy = v . tanh(keys + query), attention = softmax(energy), context = attention . features."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
-        with memory.without_autocast():
-            wide = memory.widened(query)
-            energy, weight = memory.keys.new_empty(memory.keys.shape[:2]), -2 * memory.v  # (B, L), (C,)
-            for piece in memory.pieces:
-                energy[piece] = memory.inverse(piece, wide) @ weight
-            attention = torch.softmax(energy, 1)
-            context = torch.bmm(attention[:, None], memory.features)[:, 0]
-        ctx.memory = memory
-        ctx.save_for_backward(query, attention)
-        return attention, context.to(query.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_attention: Tensor, d_context: Tensor) -> tuple[Optional[Tensor], ...]:
-        memory, (query, attention) = ctx.memory, ctx.saved_tensors
-        attention = attention.detach()
-        gathers = ctx.needs_input_grad[1]
-        with memory.without_autocast():
-            wide, d_context = memory.widened(query), d_context.to(memory.dtype)
-            d_attention = d_attention + torch.bmm(d_context[:, None], memory.features.transpose(1, 2))[:, 0]
-            d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
-            if gathers:
-                memory.steps.append((attention, d_context))
-                if memory.d_keys is None:
-                    memory.d_keys = torch.zeros_like(memory.keys)
-            d_query = torch.empty_like(d_context)
-            for piece in memory.pieces:
-                inverse, weight = memory.inverse(piece, wide), d_energy[piece, :, None]
-                if gathers:
-                    memory.d_v += torch.mv(inverse.flatten(0, 1).t(), weight.flatten())
-                slope = inverse.addcmul_(inverse, inverse, value=-1)
-                d_query[piece] = torch.bmm(weight.transpose(1, 2), slope)[:, 0]
-                if gathers:
-                    memory.d_keys[piece].addcmul_(slope, weight)
-            d_query = 4 * d_query * memory.v
-        return d_query.to(query.dtype), None, None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
-from aocr_torch.model.fused import FusedAttention, compiled, lstm_state
+from aocr_torch.model.fused import compiled, lstm_state
 
 CERTAIN = 100.0  # a logit over 0 whose probability is 1 in every format
 
@@ -189,7 +189,7 @@ class AttentionDecoder(nn.Module):
     def _attention(self, features: Tensor, keys: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """What turns a query (B, C) into attention (B, L) and read-out (B, C)."""
         if self.is_fast and not devices.is_recording():
-            return (FusedAttention if self.is_fused else Attention)(features, keys, self.attention_v)
+            return Attention(features, keys, self.attention_v, self.is_fused)
 
         def attend(query: Tensor) -> tuple[Tensor, Tensor]:
             energy = torch.tanh(keys + query[:, None]) @ self.attention_v  # (B, L)

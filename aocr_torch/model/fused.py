@@ -164,69 +164,36 @@ def gather_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor
     return d_keys.to(keys.dtype), (tanh * weight).sum((0, 2)).sum(0)
 
 
-class FusedAttention:
-    """As `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in."""
-
-    def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
-        self._memory = _Memory(features, keys, v)
-        self._token = _Gather.apply(features, keys, v, self._memory)
-
-    def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """query float (B, C) -> attention float32 or wider (B, L), each row summing to 1, and read-out (B, C)."""
-        return _Attend.apply(query, self._token, self._memory)
-
-
-class _Memory:
-    """What every step attends to, and what its gradient leaves for the end. It knows no graph, so no cycle keeps it."""
+class FusedMemory:
+    """A memory for `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in."""
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         wide = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
         self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, attention, d_context
 
+    def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """query (B, C) -> attention (B, L), read-out (B, C)."""
+        return compiled(attend)(self.keys, self.features, query, self.v)
 
-class _Gather(torch.autograd.Function):
-    """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: _Memory) -> Tensor:
-        ctx.memory, ctx.dtype = memory, v.dtype
-        return memory.v.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_token: Tensor) -> tuple[Optional[Tensor], ...]:
-        memory = ctx.memory
-        if not memory.steps:
-            return None, None, None, None
-        queries, d_energies, attention, d_contexts = (torch.stack(values, 1) for values in zip(*memory.steps))
-        memory.steps = []
-        dtype = memory.features.dtype
-        d_features = torch.bmm(attention.to(dtype).transpose(1, 2), d_contexts.to(dtype))  # (B, L, T) @ (B, T, C)
-        d_keys, d_v = compiled(gather_backward)(memory.keys, queries, memory.v, d_energies)
-        return d_features, d_keys, d_v.to(ctx.dtype), None
-
-
-class _Attend(torch.autograd.Function):
-    """One step."""
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, token: Tensor, memory: _Memory) -> tuple[Tensor, Tensor]:
-        attention, context = compiled(attend)(memory.keys, memory.features, query, memory.v)
-        ctx.memory = memory
-        ctx.save_for_backward(query, attention)
-        return attention, context.to(query.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_attention: Tensor, d_context: Tensor) -> tuple[Optional[Tensor], ...]:
-        memory, (query, attention) = ctx.memory, ctx.saved_tensors
+    def attend_backward(
+        self, query: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor, gathers: bool
+    ) -> Tensor:
+        """The gradient of a step's query, (B, C); if it `gathers`, the step is kept for `gather`."""
         d_energy, d_query = compiled(attend_backward)(
-            memory.keys, memory.features, query, memory.v, attention.detach(), d_attention, d_context
+            self.keys, self.features, query, self.v, attention, d_attention, d_context
         )
-        if ctx.needs_input_grad[1]:
-            memory.steps.append((query, d_energy, attention.detach(), d_context))
-        return d_query.to(query.dtype), None, None
+        if gathers:
+            self.steps.append((query, d_energy, attention, d_context))
+        return d_query
+
+    def gather(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients of features, keys and v from all steps, which are forgotten."""
+        queries, d_energies, attention, d_contexts = (torch.stack(values, 1) for values in zip(*self.steps))
+        self.steps = []
+        dtype = self.features.dtype
+        d_features = torch.bmm(attention.to(dtype).transpose(1, 2), d_contexts.to(dtype))  # (B, L, T) @ (B, T, C)
+        return (d_features, *compiled(gather_backward)(self.keys, queries, self.v, d_energies))
 
 
 def lstm_state(gates: Tensor, c: Tensor, forget_bias: float, clip: float) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from aocr_torch.config import Config
 from aocr_torch.model import decoder as decoders
 from aocr_torch.model import fused
+from aocr_torch.model.attention import Attention
 from aocr_torch.model.loss import sequence_loss
 from aocr_torch.model.ocr import AttentionOCR
 
@@ -75,7 +76,7 @@ def test_gradients_of_attention_are_those_of_finite_differences():
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
     def reading(features, keys, v, *queries):
-        attend = fused.FusedAttention(features, keys, v)
+        attend = Attention(features, keys, v, is_fused=True)
         return tuple(output for query in queries for output in attend(query))
 
     assert torch.autograd.gradcheck(reading, inputs)
@@ -87,7 +88,7 @@ def test_nothing_stays_when_a_step_is_over():
     features = torch.randn(2, 5, 3, requires_grad=True)
     gc.disable()
     try:
-        attend = fused.FusedAttention(features, features * 2, torch.ones(3))
+        attend = Attention(features, features * 2, torch.ones(3), is_fused=True)
         attend(torch.zeros(2, 3))[1].sum().backward()
         keys = weakref.ref(attend._memory.keys)
         del attend
