@@ -200,16 +200,15 @@ def record(device: torch.device, work: Callable[[], Any]) -> tuple[Callable[[], 
         what launches it again, and what `work` returned: tensors that each launch fills anew. `work` has run three
         times by then, so that everything is loaded and tuned; the recording itself computes nothing.
     """
-    module = getattr(torch, device.type)
-    stream = module.Stream(device)
-    stream.wait_stream(module.current_stream(device))
-    with module.stream(stream):
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
         for _ in range(3):
             work()
-    module.current_stream(device).wait_stream(stream)
-    graph = module.CUDAGraph()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
     # Other threads, such as the one that pins batches, go on using the device meanwhile.
-    with module.graph(graph, stream=stream, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         result = work()
     return graph.replay, result
 
