@@ -1,6 +1,7 @@
 """Fixtures shared by the whole suite."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,15 @@ import torch
 
 from aocr_torch import device as devices
 from aocr_torch.config import parse_arguments
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers():
+    """Puts back what a program that ran inside the test has set."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

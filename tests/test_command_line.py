@@ -1,5 +1,7 @@
 """Flags from a dataclass, as the tools have them; tests/test_config.py has the spellings."""
 
+import contextlib
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -8,7 +10,7 @@ from typing import Literal, Optional
 
 import pytest
 
-from aocr_torch.command_line import ConfigError, parse_options
+from aocr_torch.command_line import ConfigError, interruptible, parse_options
 
 ROOT = Path(__file__).parent.parent
 TOOLS = [
@@ -69,6 +71,18 @@ def test_errors_are_one_line(arguments, message):
     with pytest.raises(ConfigError) as error:
         parse_options(arguments, Options)
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupt_that_a_callback_drops_is_raised_at_the_next_report(number):
+    counts = []
+    report = interruptible(counts.append)
+    report(1)
+    with contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt):
+        report(2)
+    assert counts == [1]
 
 
 @pytest.mark.parametrize("tool", TOOLS)

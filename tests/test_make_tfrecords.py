@@ -20,9 +20,7 @@ LAYOUT = [f"--{name}={value}" for name, value in SIZE.items()]
 
 @pytest.fixture(scope="module")
 def tool():
-    before = signal.getsignal(signal.SIGTERM)
-    yield tiny.load_tool("make_tfrecords")
-    signal.signal(signal.SIGTERM, before)
+    return tiny.load_tool("make_tfrecords")
 
 
 @pytest.fixture

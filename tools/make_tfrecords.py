@@ -13,7 +13,6 @@ and left out. The exit status is 0 if all was used, 1 if something was left out,
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Annotated, Optional
 import tyro
 from tqdm import tqdm
 
-from aocr_torch.command_line import parse_options
+from aocr_torch.command_line import interruptible, parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.build import BuildParameters, build
 from aocr_torch.data.charset import Charset
@@ -50,7 +49,6 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Makes what the arguments ask for; the exit status tells whether something was left out."""
     options = parse_options(arguments, Options)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     charset = None if options.charset is None else Charset.from_file(options.charset)
     try:
         listing = read_listing(options.source)
@@ -62,7 +60,7 @@ def main(arguments: list[str]) -> int:
                 charset,
                 options.processes,
                 force=options.force,
-                report=bar.update,
+                report=interruptible(bar.update),
             )
     except KeyboardInterrupt:
         print(f"interrupted: {options.out} was not written", file=sys.stderr)

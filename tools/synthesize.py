@@ -9,7 +9,6 @@ python tools/synthesize.py OUT --contact_sheet sheet.png       # and a picture o
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Annotated, Literal, Optional
 import tyro
 from tqdm import tqdm
 
-from aocr_torch.command_line import parse_options
+from aocr_torch.command_line import interruptible, parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
 from aocr_torch.data.synthetic_sheet import draw_contact_sheet
@@ -51,13 +50,11 @@ def parse(arguments: list[str]) -> Options:
 def main(arguments: list[str]) -> int:
     """Draws what the arguments ask for; the exit status is 0 also where it was already there."""
     options = parse(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     num_signs = sum(options.parameters.counts().values())
     try:
         with tqdm(total=num_signs, unit="sign", disable=None, leave=False) as bar:
-            summary = synthesize(
-                options.out, options.parameters, options.processes, force=options.force, report=bar.update
-            )
+            report = interruptible(bar.update)
+            summary = synthesize(options.out, options.parameters, options.processes, force=options.force, report=report)
     except KeyboardInterrupt:
         print(f"interrupted: {options.out} was not written", file=sys.stderr)
         return 130
