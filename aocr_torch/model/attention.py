@@ -14,7 +14,6 @@ time of tanh. The 1 adds the same to all energies of a sign, which no softmax se
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, Optional
 
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
-from aocr_torch.model.fused import FusedMemory
+from aocr_torch.model.fused import FusedMemory, grown
 
 PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
 
@@ -94,10 +93,8 @@ class _Memory:
         batch, length, channels = keys.shape
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
-        # Beyond it an exponential, or the product of two, may overflow where that of the sum would not.
-        self.bound = 0.49 * math.log(torch.finfo(self.dtype).max)
         self.one = self.v.new_ones(())
-        self.grown_keys = self._grown(self.keys)
+        self.grown_keys = grown(self.keys)
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
@@ -154,18 +151,12 @@ class _Memory:
     def _widened(self, query: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """The query in the dtype of the memory and, where they can be used, exp(2 query): (B, C) each."""
         query = query.to(self.dtype)
-        return query, None if self.grown_keys is None else self._grown(query)
-
-    def _grown(self, values: Tensor) -> Optional[Tensor]:
-        """exp(2 values), None where it could overflow; on an accelerator too, which would have to wait to know."""
-        if not devices.is_host(values.device) or not torch.linalg.vector_norm(values, torch.inf) < self.bound:
-            return None
-        return (2 * values).exp_()
+        return query, None if self.grown_keys is None else grown(query)
 
     def _inverse(self, piece: slice, query: tuple[Tensor, Optional[Tensor]]) -> Tensor:
         """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites."""
-        wide, grown = query
+        wide, grown_query = query
         out = self.buffer[: len(wide[piece])]
-        if grown is None:
+        if grown_query is None:
             return torch.add(self.keys[piece], wide[piece, None], out=out).mul_(-2).sigmoid_()
-        return torch.addcmul(self.one, self.grown_keys[piece], grown[piece, None], out=out).reciprocal_()
+        return torch.addcmul(self.one, self.grown_keys[piece], grown_query[piece, None], out=out).reciprocal_()

@@ -10,6 +10,7 @@ the model calls when `--compile` asks for it.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Callable, Optional
 
 import torch
@@ -17,6 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from aocr_torch import device as devices
+
+ROWS_AT_A_TIME = 16
 MOST_SHAPES = 64  # a kernel for each shape; torch's default of 8 would give up at the ninth layer
 
 
@@ -122,78 +126,115 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _tanh(x: Tensor) -> Tensor:
-    """tanh to 1e-7 by one exponential: the library's own, with its polynomial for small x, is what limits a kernel."""
-    return 1 - 2 / (1 + torch.exp(2 * x))
+def grown(values: Tensor) -> Optional[Tensor]:
+    """exp(2 values); None where it, or the product of two, could overflow, and on an accelerator: it would have to wait
+    to know."""
+    most = 0.49 * math.log(torch.finfo(values.dtype).max)
+    # Written so that NaN is no reason to go on.
+    if not devices.is_host(values.device) or not bool(values.abs().amax() < most):
+        return None
+    return (2 * values).exp_()
 
 
-def attend(keys: Tensor, features: Tensor, query: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of attention: keys, features (B, L, C), query (B, C), v (C,) -> attention (B, L), read-out (B, C).
+def _inverse(keys: Tensor, query: Tensor, are_grown: bool) -> Tensor:
+    """r = 1 / (1 + exp(2 (keys + query))), so that tanh(keys + query) = 1 - 2 r to 1e-7.
 
-    energy = v . tanh(keys + query), attention = softmax(energy); computed in v's dtype, float32 or wider.
+    The library's own tanh, with its polynomial for small x, is what would limit a kernel. If both are given as `grown`,
+    no exponential is left.
     """
-    energy = (_tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None]) * v).sum(2)  # (B, L)
-    attention = torch.softmax(energy, 1)
-    return attention, (attention[:, :, None] * features.to(v.dtype)).sum(1)
+    return 1 / (1 + (keys * query if are_grown else torch.exp(2 * (keys + query))))
 
 
-def attend_backward(
-    keys: Tensor,
-    features: Tensor,
-    query: Tensor,
-    v: Tensor,
-    attention: Tensor,
-    d_attention: Tensor,
-    d_context: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gradients of the energy, (B, L), and of the query, (B, C)."""
-    d_attention = d_attention + (d_context.to(v.dtype)[:, None] * features.to(v.dtype)).sum(2)
-    d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
-    tanh = _tanh(keys.to(v.dtype) + query.to(v.dtype)[:, None])
-    return d_energy, ((1 - tanh * tanh) * d_energy[:, :, None]).sum(1) * v
+def _sum_of_rows(x: Tensor) -> Tensor:
+    """(B, L, C) -> (B, C). The host's compiler keeps 16 rows in registers; along a whole column it waits for memory."""
+    if devices.is_host(x.device) and x.shape[1] % ROWS_AT_A_TIME == 0:
+        x = x.unflatten(1, (-1, ROWS_AT_A_TIME)).sum(2)
+    return x.sum(1)
 
 
-def gather_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor) -> tuple[Tensor, Tensor]:
-    """What all steps together give to the gradients of keys, (B, L, C), and v, (C,).
+def attention_of(keys: Tensor, query: Tensor, v: Tensor, are_grown: bool) -> Tensor:
+    """softmax(v . tanh(keys + query)): keys (B, L, C), query (B, C), v (C,) -> (B, L) in v's dtype, float32 or wider.
+
+    are_grown: keys and query are exp(2 keys) and exp(2 query).
+    """
+    tanh = 1 - 2 * _inverse(keys.to(v.dtype), query.to(v.dtype)[:, None], are_grown)
+    return torch.softmax((tanh * v).sum(2), 1)
+
+
+def read_out(attention: Tensor, features: Tensor) -> Tensor:
+    """attention (B, L), features (B, L, C) -> their weighted sum (B, C) in attention's dtype."""
+    return _sum_of_rows(attention[:, :, None] * features.to(attention.dtype))
+
+
+def energy_backward(features: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor) -> Tensor:
+    """The gradient of a step's energies before softmax, (B, L)."""
+    d_context = d_context.to(attention.dtype)[:, None]
+    d_attention = d_attention + (d_context * features.to(attention.dtype)).sum(2)
+    return attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
+
+
+def query_backward(keys: Tensor, query: Tensor, v: Tensor, d_energy: Tensor, are_grown: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of a step's query, and of v from each example: (B, C) each.
+
+    With tanh = 1 - 2 r and d_energy, which sums to 0, as weight, both follow from the sums of r and of r^2.
+    """
+    inverse = _inverse(keys.to(v.dtype), query.to(v.dtype)[:, None], are_grown)
+    weighted = inverse * d_energy[:, :, None]
+    once, twice = _sum_of_rows(weighted), _sum_of_rows(inverse * weighted)
+    return 4 * (once - twice) * v, -2 * once
+
+
+def keys_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor, are_grown: bool) -> Tensor:
+    """What all steps together give to the gradient of keys, (B, L, C).
 
     queries (B, T, C), d_energies (B, T, L). Uncompiled it would need B*T*L*C numbers.
     """
-    tanh = _tanh(keys.to(v.dtype)[:, None] + queries.to(v.dtype)[:, :, None])  # (B, T, L, C)
-    weight = d_energies[..., None]
-    d_keys = ((1 - tanh * tanh) * weight).sum(1) * v
-    return d_keys.to(keys.dtype), (tanh * weight).sum((0, 2)).sum(0)
+    inverse = _inverse(keys.to(v.dtype)[:, None], queries.to(v.dtype)[:, :, None], are_grown)  # (B, T, L, C)
+    return (((inverse - inverse * inverse) * d_energies[..., None]).sum(1) * 4 * v).to(keys.dtype)
 
 
 class FusedMemory:
-    """A memory for `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in."""
+    """A memory for `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in.
+
+    The host takes the exponential of the keys once for all steps, in v's dtype.
+    """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         wide = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
-        self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, attention, d_context
+        self.grown_keys = grown(self.keys.to(wide))
+        self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, d_v, attention, d_context
 
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
-        return compiled(attend)(self.keys, self.features, query, self.v)
+        keys, query, are_grown = self._met(query)
+        attention = compiled(attention_of)(keys, query, self.v, are_grown)
+        return attention, compiled(read_out)(attention, self.features)
 
     def attend_backward(
         self, query: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor, gathers: bool
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, the step is kept for `gather`."""
-        d_energy, d_query = compiled(attend_backward)(
-            self.keys, self.features, query, self.v, attention, d_attention, d_context
-        )
+        keys, met, are_grown = self._met(query)
+        d_energy = compiled(energy_backward)(self.features, attention, d_attention, d_context)
+        d_query, d_v = compiled(query_backward)(keys, met, self.v, d_energy, are_grown)
         if gathers:
-            self.steps.append((query, d_energy, attention, d_context))
+            self.steps.append((query, d_energy, d_v, attention, d_context))
         return d_query
 
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of features, keys and v from all steps, which are forgotten."""
-        queries, d_energies, attention, d_contexts = (torch.stack(values, 1) for values in zip(*self.steps))
+        queries, d_energies, d_v, attention, d_contexts = (torch.stack(values, 1) for values in zip(*self.steps))
         self.steps = []
         dtype = self.features.dtype
         d_features = torch.bmm(attention.to(dtype).transpose(1, 2), d_contexts.to(dtype))  # (B, L, T) @ (B, T, C)
-        return (d_features, *compiled(gather_backward)(self.keys, queries, self.v, d_energies))
+        keys, queries, are_grown = self._met(queries)
+        return d_features, compiled(keys_backward)(keys, queries, self.v, d_energies, are_grown), d_v.sum((0, 1))
+
+    def _met(self, query: Tensor) -> tuple[Tensor, Tensor, bool]:
+        """Keys and query as they enter a kernel, and whether both are grown."""
+        grown_query = None if self.grown_keys is None else grown(query.to(self.v.dtype))
+        return (self.keys, query, False) if grown_query is None else (self.grown_keys, grown_query, True)
 
 
 def lstm_state(gates: Tensor, c: Tensor, forget_bias: float, clip: float) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from aocr_torch.model import attention
+from aocr_torch.model import attention, fused
 from aocr_torch.model.attention import Attention
 from aocr_torch.model.decoder import AttentionDecoder
 
@@ -76,14 +76,16 @@ def test_backward_again_gives_the_same():
         torch.testing.assert_close(once, again, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("is_fused", [False, True])
 @pytest.mark.parametrize("large", ["keys", "query", "both"])
-def test_sums_whose_exponentials_overflow(large):
+def test_sums_whose_exponentials_overflow(large, is_fused, monkeypatch):
     """Keys and queries far from 0 that nearly make each other up."""
+    monkeypatch.setattr(fused, "compiled", lambda function: function)
     features, keys, v, query, _ = (each.detach().float() for each in arguments())
     keys, query = keys + 70 * (large != "query"), query - 70 * (large != "keys")
     keys, query = keys.requires_grad_(), query.requires_grad_()
     expected = torch.softmax(torch.tanh(keys + query[:, None]) @ v, 1)
-    ours, _ = Attention(features, keys, v)(query)
+    ours, _ = Attention(features, keys, v, is_fused)(query)
     torch.testing.assert_close(ours, expected)
     factor = torch.linspace(-1, 1, ours.numel()).view_as(ours)
     for mine, theirs in zip(*(torch.autograd.grad((each * factor).sum(), (keys, query)) for each in (ours, expected))):
