@@ -75,6 +75,8 @@ def main(arguments: list[str]) -> int:
             report_page.require_writable(Path(flags.report))
         dataset = open_dataset(config, config.data.split_name, checkpoint.charset_of(state))
         model = checkpoint.build_model(state, config, dataset.charset, flags.ckpt).to(device)
+        if config.run.compile:
+            model.fuse()
         if flags.stop_early:
             model.decoder.ending = dataset.charset.null_id
         limit = None if flags.num_batches is None else flags.num_batches * config.data.batch_size

@@ -197,8 +197,8 @@ class Run:
     record_step: bool = True
     """Record the training step once and launch it as a whole, where the device can: a CUDA graph on one cuda device."""
     compile: bool = False
-    """Fuse BatchNorm, pools, attention, LSTM gates (and colours, on cuda) with torch.compile: a minute for each batch
-    size, with Triton on cuda and a C++ compiler on the CPU."""
+    """Fuse BatchNorm, pools, attention, LSTM gates (and colours, on cuda) with torch.compile; for each batch size a
+    minute with Triton on cuda, 20 s with a C++ compiler on the CPU."""
     max_consecutive_skips: int = 50
     """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"

@@ -164,15 +164,17 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
     sampler = TrainBatchSampler(len(dataset), batch_size, seed=0)
     pin_memory = devices.uses_pinned_memory(device)
     in_memory = [next(iter(make_loader(dataset, sampler, pin_memory=pin_memory)))]
-    with FlopCounterMode(display=False) as counter:
+    for _ in range(2):
         training.train_step(in_memory)
-    training.train_step(in_memory)
     for place in dict.fromkeys([torch.device("cpu"), device]):
         peak = devices.peak_memory(place) / 1e6
         figures.note(
             "peak memory of the " + ("process" if devices.is_host(place) else "device"), "MB", peak, peak, peak
         )
-    training_flops = counter.get_total_flops()
+    alone = [{name: values[:1] for name, values in in_memory[0].items()}]
+    with FlopCounterMode(display=False) as counter:  # under which nothing is compiled: one example, for the memory
+        training.train_step(alone)
+    training_flops = counter.get_total_flops() * batch_size
     dtype = getattr(training.precision, "dtype", torch.float16) or torch.float32
     product_rate = measure_limits(figures, device, dtype)
     best = product_rate / training_flops * batch_size

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aocr_torch import device as devices
 from aocr_torch.config import Data, Model
 from aocr_torch.model.decoder import AttentionDecoder, NetSliceDecoder
 from aocr_torch.model.endpoints import map_shape
+from aocr_torch.model.fused import CompileError
 from aocr_torch.model.inception import InceptionTower
 
 
@@ -57,7 +59,14 @@ class AttentionOCR(nn.Module):
             self.decoder = NetSliceDecoder(channels, data.num_views * height * width, **options)
 
     def fuse(self) -> None:
-        """Lets torch.compile fuse what is bound by memory in training (see model/fused.py)."""
+        """Lets torch.compile fuse what is bound by memory (see model/fused.py).
+
+        Raises:
+            CompileError: torch.compile was never tried on this kind of device.
+        """
+        device = next(self.parameters()).device
+        if not devices.can_compile(device):
+            raise CompileError(f"compile is not supported on {device.type}: leave --compile away")
         for module in self.modules():
             if hasattr(module, "is_fused"):
                 module.is_fused = True

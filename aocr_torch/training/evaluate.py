@@ -122,7 +122,8 @@ def evaluate(
         count = len(batch["index"])
         if not count:
             continue
-        images = batch["image"] if devices.is_host(device) else _fill_up(batch["image"], data.batch_size)
+        takes_any_size = devices.is_host(device) and not config.run.compile
+        images = batch["image"] if takes_any_size else _fill_up(batch["image"], data.batch_size)
         views = split_views(images.to(device, non_blocking=True), data.num_views, data.crop)
         with autocast():
             logits = model(views)["logits"][:count]
@@ -144,6 +145,6 @@ def evaluate(
 
 
 def _fill_up(images: Tensor, batch_size: int) -> Tensor:
-    """Repeats the last image up to a full batch, (B, H, W, 3): an accelerator compiles anew for every shape."""
+    """Repeats the last image up to a full batch, (B, H, W, 3): what compiles does it anew for every shape."""
     missing = batch_size - len(images)
     return images if missing == 0 else torch.cat([images, images[-1:].expand(missing, -1, -1, -1)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aocr_torch import device as devices
-from aocr_torch.config import Config, ConfigError
+from aocr_torch.config import Config
 from aocr_torch.data.augment import AugmentParameters, augment, distort_color, draw_parameters, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
@@ -62,8 +62,6 @@ class Training:
         )
         self.ema = ExponentialMovingAverage(self.model, optim.ema_decay) if optim.ema_decay else None
         if config.run.compile:
-            if not devices.can_compile(device):
-                raise ConfigError(f"compile is not supported on {device.type}: leave --compile away")
             self.model.fuse()
         self.network: nn.Module = self.model
         self.precision = precision.choose(config.run, device)
@@ -227,6 +225,8 @@ class Training:
             model = AttentionOCR(self.config.data, self.config.model, self.charset.size).to(self.device)
             model.load_state_dict(self.model.state_dict())
             self.ema.copy_to(model)
+            if self.config.run.compile:
+                model.fuse()
         if ranks.world_size() > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)

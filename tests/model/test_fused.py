@@ -59,6 +59,22 @@ def test_same_numbers_as_the_plain_network(flags):
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("autoregression", [True, False])
+def test_the_same_reading(autoregression):
+    plain, ours = networks(torch.float64, use_autoregression=autoregression)
+    views = torch.rand(B, V, 3, 79, 79, dtype=torch.float64)
+    with torch.no_grad():
+        for name, values in ours.eval()(views).items():
+            torch.testing.assert_close(values, plain.eval()(views)[name])
+
+
+def test_a_device_on_which_it_was_never_tried_is_refused():
+    _, ours = networks(torch.float32)
+    with pytest.raises(fused.CompileError, match=r"^compile is not supported on meta: leave --compile away$"):
+        ours.to("meta").fuse()
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_under_autocast_nothing_is_lost():
     """Where the network differs from float32's, it does so no more than the plain one."""
     plain, ours = networks(torch.float32)
