@@ -50,10 +50,12 @@ class Data:
     """Central crop: height, pixels."""
     use_augment_input: bool = True
     """Random crop, resize and colour distortion of every view in training."""
+    augment_in_workers: Optional[bool] = None
+    """Augment in the processes that decode; by default where the CPU trains, as accelerators are faster at it."""
     batch_size: int = 32
     """Examples a step on each device."""
     num_workers: int = 2
-    """Processes that read and decode; 0 does it in the main process."""
+    """Processes that read, decode and, on the CPU, augment; 0 does it in the main process."""
     num_records: Optional[int] = None
     """Use only the first so many records of the split; all by default."""
     skip_bad_records: bool = False

@@ -7,7 +7,7 @@ from tiny import CHARSET, FLAGS, flags
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config, parse_arguments
-from aocr_torch.data.fsns import TrainBatchSampler, make_loader
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.model.loss import regularization_loss, sequence_loss
 from aocr_torch.model.ocr import AttentionOCR, interpret
 from aocr_torch.training import checkpoint

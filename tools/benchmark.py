@@ -12,6 +12,7 @@ train.py works. Figures of two runs compare only if nothing else kept the machin
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -153,7 +154,7 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from aocr_torch import device as devices
-    from aocr_torch.data.fsns import TrainBatchSampler, make_loader
+    from aocr_torch.data.loader import TrainBatchSampler, make_loader
     from aocr_torch.training.evaluate import open_dataset
     from aocr_torch.training.state import Training
 
@@ -245,8 +246,11 @@ def measure_limits(figures: Figures, device: Any, dtype: Any) -> float:
 
 def measure_data(figures: Figures, config: Config) -> None:
     """Reading, decoding and augmenting, each alone on this process's threads, and the loader with 1 and 2 workers."""
-    from aocr_torch.data.augment import augment, draw_parameters, split_views
-    from aocr_torch.data.fsns import TrainBatchSampler, decode_image, make_loader
+    import torch
+
+    from aocr_torch.data.augment import Augmentation
+    from aocr_torch.data.fsns import decode_image
+    from aocr_torch.data.loader import TrainBatchSampler, make_loader
     from aocr_torch.training.evaluate import open_dataset
 
     data = config.data
@@ -265,30 +269,22 @@ def measure_data(figures: Figures, config: Config) -> None:
     places = batch["image"]
     figures.rate("reading and decoding, one core", "records", count, lambda: dataset.batch(range(count), places), best)
 
-    def distort(batch: dict[str, Any]) -> None:
-        drawn = draw_parameters(0, batch["position"], data.num_views, *data.view_size)
-        augment(split_views(batch["image"], data.num_views, data.crop, scale=False), drawn)
-
-    figures.rate("splitting and augmenting", "records", count, lambda: distort(batch))
+    augmentation = Augmentation(0, data.num_views, data.view_size, data.crop)
+    out = torch.empty(count, *augmentation.shape)
+    figures.rate("augmenting", "records", count, lambda: augmentation(places, batch["position"], out))
     with tempfile.TemporaryDirectory() as folder:
         cached = open_dataset(config.replace(decoded_cache_dir=folder), data.split_name)
         cached.batch(range(count), places)
         name = "reading from the decoded cache, one core"
         figures.rate(name, "records", count, lambda: cached.batch(range(count), places))
-    for workers in (1, 2):
+    for workers, in_worker in itertools.product((1, 2), (None, augmentation)):
         sampler = TrainBatchSampler(len(dataset), data.batch_size, seed=0)
-        batches = iter(make_loader(dataset, sampler, num_workers=workers))
+        batches = iter(make_loader(dataset, sampler, num_workers=workers, augmentation=in_worker))
         for _ in range(4 * workers):
             next(batches)  # what was read ahead while nobody waited
-        for_each = f"loader, {workers} worker" + "s, each" * (workers > 1)
+        name = f"loader, {workers} worker" + "s, each" * (workers > 1) + ", augmenting" * (in_worker is not None)
         amount = data.batch_size * 8 / workers
-        figures.rate(for_each, "records", amount, lambda b=batches: [next(b) for _ in range(8)], best)
-        figures.rate(
-            f"{for_each}, and augmenting",
-            "records",
-            amount,
-            lambda batches=batches: [distort(next(batches)) for _ in range(8)],
-        )
+        figures.rate(name, "records", amount, lambda b=batches: [next(b) for _ in range(8)], best)
 
 
 def inflate() -> tuple[str, Callable[[bytes], bytes]]:

@@ -29,7 +29,7 @@ _SCALE = float(np.float32(1 / 255))  # TensorFlow multiplies by it; a division b
 _BICUBIC_A = -0.75
 _BICUBIC_TABLE_SIZE = 1024
 _PHILOX_STREAM = 0x61756772656E74  # upper half of the key: other users of the same seed draw other numbers
-_VIEWS_PER_PIECE = 8  # on the CPU: small enough for the cache, large enough to hide the cost of a call
+_VIEWS_PER_PIECE = 4  # on the CPU: small enough for the cache, large enough to hide the cost of a call
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,40 @@ def _try_crop(aspect: np.ndarray, fraction: np.ndarray, height: int, width: int)
     return tried_height.astype(np.int64), tried_width.astype(np.int64), fits
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """The augmentation of one training, for whoever carries it out."""
+
+    seed: int
+    num_views: int
+    view_size: tuple[int, int]
+    """(h, w), pixels, after the central crop."""
+    crop: Optional[tuple[int, int]] = None
+    """(width, height) of the central crop over all views."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(V, 3, h, w)."""
+        return (self.num_views, 3, *self.view_size)
+
+    def draw(self, positions: torch.Tensor) -> AugmentParameters:
+        """What is drawn for the samples at these positions, (B,) int64."""
+        return draw_parameters(self.seed, positions, self.num_views, *self.view_size)
+
+    def __call__(
+        self, images: torch.Tensor, positions: torch.Tensor, out: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """On the CPU: uint8 (B, H, W, 3), (B,) -> float32 (B, V, 3, h, w) in [0, 1], at the beginning of `out`."""
+        views = split_views(images, self.num_views, self.crop, scale=False)
+        return augment(views, self.draw(positions), out=None if out is None else out[: len(images)])
+
+
 @torch.no_grad()
 def augment(
-    views: torch.Tensor, parameters: AugmentParameters, distort: Optional[Callable[..., torch.Tensor]] = None
+    views: torch.Tensor,
+    parameters: AugmentParameters,
+    distort: Optional[Callable[..., torch.Tensor]] = None,
+    out: Optional[torch.Tensor] = None,
 ) -> torch.Tensor:
     """Crop, resize, distort and clip: (B, V, 3, h, w) float32 in [0, 1] -> the same shape, in [0, 1].
 
@@ -168,7 +199,7 @@ def augment(
     done in small pieces that stay in the cache, sorted by colour order so that few passes are wasted; elsewhere in one
     piece, with shapes that are the same in every call and without waiting for the device. Call it outside autocast:
     half precision would show in the matrix products.
-    distort: a compiled distort_color, for elsewhere.
+    distort: a compiled distort_color, for elsewhere. out: on the CPU, contiguous memory of the result.
     """
     drawn = [getattr(parameters, field.name).flatten(0, 1) for field in fields(parameters)]
     if views.device.type != "cpu":
@@ -178,14 +209,15 @@ def augment(
     box, method, order = drawn[:3]
     rows = _taps(box[:, 0], box[:, 2], method, views.shape[3])
     columns = _taps(box[:, 1], box[:, 3], method, views.shape[4])
-    result = torch.empty((len(box), *views.shape[2:]))
+    result = torch.empty(views.shape) if out is None else out
+    flat = result.view(len(box), *views.shape[2:])
     for piece in order.argsort(stable=True).split(_VIEWS_PER_PIECE):
         taps = [tuple(values[piece] for values in axis) for axis in (rows, columns)]
         resized = _crop_and_resize_by_taps(_take_transposed(views, piece), *taps)  # (n, 3, h, w)
         distorted = distort_color(resized, *(values[piece] for values in drawn[2:]))
         for place, view in zip(piece.tolist(), distorted):
-            torch.clamp(view, 0, 1, out=result[place])
-    return result.view(views.shape)
+            torch.clamp(view, 0, 1, out=flat[place])
+    return result
 
 
 def _take_transposed(views: torch.Tensor, piece: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The FSNS data set: shards of tf.Examples to batches, each record exactly once on any number of ranks and workers.
+"""The FSNS data set: shards of tf.Examples to decoded and checked samples.
 
 Legend: B batch, H W image (W holds all views side by side), T label length.
 """
@@ -9,11 +9,9 @@ import contextlib
 import difflib
 import glob
 import io
-import os
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -22,7 +20,7 @@ import torch
 from google.protobuf.message import DecodeError
 from PIL import Image, UnidentifiedImageError
 from tfrecord.example_pb2 import BytesList, Example, Feature, Features, Int64List
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 try:
     from kornia_rs.io import decode_image_png_u8 as decode_png
@@ -32,7 +30,6 @@ except ImportError:
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.decoded_cache import DecodedCache
 from aocr_torch.data.records import INDEX_SUFFIX, RecordError, Shards
-from aocr_torch.data.shared_batches import SharedBatches, as_it_is
 
 NOT_SHARDS = (INDEX_SUFFIX, ".tfindex", ".idx")  # our indexes, and those that users of tfrecord2idx may have made
 RGB_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -287,151 +284,3 @@ class FSNSDataset(Dataset):
             expected = f"expected 0 to {size - 1}: is this the data set's charset file?"
             raise self.shards.error(index, f"the label image/class has the unknown id {unknown}, {expected}")
         return label
-
-
-def _batch_of(
-    dataset: FSNSDataset, allow_empty: bool, keys: Sequence[Any], image: Optional[torch.Tensor] = None
-) -> dict[str, Any]:
-    """The data set's batch; raises RecordError where no record is good, unless `allow_empty`."""
-    batch = dataset.batch(keys, image)
-    if not len(batch["index"]) and not allow_empty:
-        first = batch["skipped"][0]
-        raise RecordError(f"{first} (and no other of the {len(keys)} records of this batch is good: raise batch_size)")
-    return batch
-
-
-class TrainBatchSampler:
-    """Endless batches of (position, index) for one rank.
-
-    The stream of records is one permutation of the data set after another, each a function of (seed, epoch) alone.
-    From place `start` on, each step takes the next B * world_size places, and rank r the r-th B of them: every batch is
-    full, every record occurs once an epoch whatever the number of ranks, and to go on after any number of samples no
-    state is needed, also with another batch size or number of ranks. The position is the place in the stream, so a seed
-    for all that is random about a sample.
-
-    With `echo` an epoch has every record so many times (data echoing, Choi et al. 2019): every echo-th place goes
-    through the permutation, and those between follow ECHO_DISTANCE records behind each other, or as far as there are
-    records. So of each batch only a part is new, and the rest is at hand where decoded pictures are kept.
-    """
-
-    ECHO_DISTANCE = 4096
-
-    def __init__(
-        self,
-        num_records: int,
-        batch_size: int,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        shuffle: bool = True,
-        echo: int = 1,
-    ) -> None:
-        _check_sampling(num_records, batch_size, rank, world_size)
-        if seed < 0:
-            raise ValueError(f"seed is {seed}, expected 0 or more")
-        self.num_records = num_records
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.start = start
-        self.shuffle = shuffle
-        self.echo = echo
-        self.distance = min(self.ECHO_DISTANCE, num_records // echo)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Starts where all ranks together have consumed `start` samples."""
-        position = self.start + self.rank * self.batch_size
-        epoch, order = -1, np.empty(0, np.int64)
-        while True:
-            batch = []
-            for place in range(position, position + self.batch_size):
-                number, copy = divmod(place, self.echo)
-                if number // self.num_records != epoch:
-                    epoch = number // self.num_records
-                    order = self._order(epoch)
-                batch.append((place, int(order[(number - copy * self.distance) % self.num_records])))
-            yield batch
-            position += self.world_size * self.batch_size
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if not self.shuffle:
-            return np.arange(self.num_records)
-        # Sorted random numbers, because numpy promises the same ones in all versions only for bit generators,
-        # not for Generator.permutation.
-        random = np.random.PCG64(np.random.SeedSequence((self.seed, epoch)))
-        return np.argsort(random.random_raw(self.num_records), kind="stable")
-
-
-class EvalBatchSampler:
-    """Batches of indices for one rank: its own contiguous part of the first `limit` records, each once, in order.
-
-    The parts of all ranks in a row are the whole; they differ by one record at most, and the last batch may be smaller.
-    """
-
-    def __init__(
-        self, num_records: int, batch_size: int, *, rank: int = 0, world_size: int = 1, limit: Optional[int] = None
-    ) -> None:
-        _check_sampling(num_records, batch_size, rank, world_size)
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}, expected at least 1 record, or None for all")
-        total = num_records if limit is None else min(limit, num_records)
-        self.indices = range(total * rank // world_size, total * (rank + 1) // world_size)
-        self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.indices) // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start in range(0, len(self.indices), self.batch_size):
-            yield list(self.indices[start : start + self.batch_size])
-
-
-def make_loader(
-    dataset: FSNSDataset,
-    batch_sampler: Union[TrainBatchSampler, EvalBatchSampler],
-    *,
-    num_workers: int = 0,
-    pin_memory: bool = False,
-    prefetch_factor: int = 2,
-) -> DataLoader:
-    """A DataLoader of the data set's batches, with workers that live as long as it does (each with one torch thread).
-
-    What a worker has filled comes over in shared memory (shared_batches.py).
-    A batch with no good record ends a training; in an evaluation, where it may be the last and small one, it is empty.
-
-    Raises, when iterated:
-        RecordError: as one line also from a worker.
-    """
-    batch_of = partial(_batch_of, dataset, isinstance(batch_sampler, EvalBatchSampler))
-    # Of each worker's: what it is filling and has ready, one that the main process uses, and where the next batch is
-    # the same worker's again, that one.
-    places = prefetch_factor + (2 if num_workers == 1 else 1)
-    shape = (batch_sampler.batch_size, dataset.image_height, dataset.image_width, 3)
-    return DataLoader(
-        SharedBatches(batch_of, num_workers, places, shape),
-        batch_sampler=batch_sampler,
-        num_workers=num_workers,
-        collate_fn=as_it_is,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        worker_init_fn=_leave_process_group,
-        generator=torch.Generator(),  # so that a loader leaves torch's random numbers as they are
-    )
-
-
-def _leave_process_group(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM go to a whole process group; the main process decides when workers stop."""
-    os.setpgrp()
-
-
-def _check_sampling(num_records: int, batch_size: int, rank: int, world_size: int) -> None:
-    if num_records < 1:
-        raise ValueError("there are no records: the shards are empty")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank is {rank}, expected 0 to {world_size - 1}")

@@ -26,18 +26,25 @@ class SharedBatches(Dataset):
     """
 
     def __init__(
-        self, batch_of: Callable[..., dict[str, Any]], num_workers: int, places: int, shape: tuple[int, ...]
+        self,
+        batch_of: Callable[..., dict[str, Any]],
+        num_workers: int,
+        places: int,
+        shape: tuple[int, ...],
+        name: str = "image",
+        dtype: torch.dtype = torch.uint8,
     ) -> None:
         """
         Args:
-            batch_of: makes the batch of `keys`, with its pictures in the first places of `image` if that is given.
-            places: of each worker. shape: of a place, (B, H, W, 3), pixels.
+            batch_of: makes the batch of `keys`, with its pictures at the beginning of a second argument if that is
+                given.
+            places: of each worker. shape: of a place, B pictures. name, dtype: of the pictures in a batch.
         """
-        self.batch_of = batch_of
+        self.batch_of, self.name = batch_of, name
         self.number = next(_numbers)
         shape = (num_workers, places, *shape)
-        storage = torch.UntypedStorage._new_shared(math.prod(shape))
-        self.pictures = torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * torch.empty((), dtype=dtype).element_size())
+        self.pictures = torch.empty(0, dtype=dtype).set_(storage, 0, shape)
         self.is_taken = torch.zeros((num_workers, places), dtype=torch.bool).share_memory_()
         _of_this_process[self.number] = self
 
@@ -47,10 +54,10 @@ class SharedBatches(Dataset):
             return self.batch_of(keys)
         free = (~self.is_taken[worker.id]).nonzero().flatten().tolist()
         if not free:
-            return _Parcel(self.batch_of(keys), None)
-        batch = self.batch_of(keys, image=self.pictures[worker.id, free[0]])
+            return _Parcel(self.batch_of(keys), self.name, None)
+        batch = self.batch_of(keys, self.pictures[worker.id, free[0]])
         self.is_taken[worker.id, free[0]] = True
-        return _Parcel(batch, (self.number, worker.id, free[0]))
+        return _Parcel(batch, self.name, (self.number, worker.id, free[0]))
 
     def open(self, worker: int, place: int, count: int) -> torch.Tensor:
         """The first `count` pictures of a place, which becomes free when nothing refers to their memory any more."""
@@ -72,17 +79,18 @@ _of_this_process: weakref.WeakValueDictionary[int, SharedBatches] = weakref.Weak
 class _Parcel:
     """A batch on its way; what is unpacked from the message is the batch itself."""
 
-    def __init__(self, batch: dict[str, Any], place: Optional[tuple[int, int, int]]) -> None:
-        self.batch, self.place = batch, place
+    def __init__(self, batch: dict[str, Any], name: str, place: Optional[tuple[int, int, int]]) -> None:
+        self.batch, self.name, self.place = batch, name, place
 
     def __reduce__(self) -> tuple[Any, ...]:
-        image, skipped = self.batch["image"], self.batch["skipped"]
+        pictures, skipped = self.batch[self.name], self.batch["skipped"]
         arrays = {name: self.batch[name].numpy() for name in ("label", "index", "position")}
-        return _unpack, (image if self.place is None else (*self.place, len(image)), arrays, skipped)
+        where = pictures if self.place is None else (*self.place, len(pictures))
+        return _unpack, (self.name, where, arrays, skipped)
 
 
-def _unpack(image: Any, arrays: dict[str, np.ndarray], skipped: list[str]) -> dict[str, Any]:
-    if isinstance(image, tuple):
-        number, *place = image
-        image = _of_this_process[number].open(*place)
-    return {"image": image, **{name: torch.from_numpy(array) for name, array in arrays.items()}, "skipped": skipped}
+def _unpack(name: str, pictures: Any, arrays: dict[str, np.ndarray], skipped: list[str]) -> dict[str, Any]:
+    if isinstance(pictures, tuple):
+        number, *place = pictures
+        pictures = _of_this_process[number].open(*place)
+    return {name: pictures, **{key: torch.from_numpy(array) for key, array in arrays.items()}, "skipped": skipped}

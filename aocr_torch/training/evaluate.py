@@ -14,7 +14,8 @@ from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset, CharsetError
 from aocr_torch.data.decoded_cache import DecodedCache
-from aocr_torch.data.fsns import EvalBatchSampler, FSNSDataset, find_charset, find_shards, make_loader
+from aocr_torch.data.fsns import FSNSDataset, find_charset, find_shards
+from aocr_torch.data.loader import EvalBatchSampler, make_loader
 from aocr_torch.data.records import Shards
 from aocr_torch.model.ocr import Prediction, interpret
 from aocr_torch.training import ranks

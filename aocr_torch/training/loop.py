@@ -12,7 +12,8 @@ import torch
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config, ConfigError
-from aocr_torch.data.fsns import FSNSDataset, TrainBatchSampler, make_loader
+from aocr_torch.data.fsns import FSNSDataset
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
 from aocr_torch.training.evaluate import evaluate, open_dataset
@@ -258,8 +259,15 @@ def _batches(training: Training, dataset: FSNSDataset) -> Iterator[list[dict[str
         start=training.position,
         echo=config.data.echo,
     )
-    pin_memory = devices.uses_pinned_memory(training.device)
-    loader = iter(make_loader(dataset, sampler, num_workers=config.data.num_workers, pin_memory=pin_memory))
+    loader = iter(
+        make_loader(
+            dataset,
+            sampler,
+            num_workers=config.data.num_workers,
+            pin_memory=devices.uses_pinned_memory(training.device),
+            augmentation=training.workers_augmentation(),
+        )
+    )
     while True:
         yield [next(loader) for _ in range(config.optim.accumulate_steps)]
 
@@ -314,7 +322,7 @@ def _log_images(training: Training, batch: dict[str, Any], log: Log, count: int 
     if not log.enabled:
         return
     model = training.model.eval()
-    first = {name: batch[name][:count] for name in ("image", "label", "position")}
+    first = {name: values[:count] for name, values in batch.items()}
     views = training.views(training.on_device(first, is_training=True))
     ids = interpret(model(views)["logits"], training.charset.null_id).ids.tolist()
     labels = batch["label"][:count].tolist()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config
-from aocr_torch.data.augment import AugmentParameters, augment, distort_color, draw_parameters, split_views
+from aocr_torch.data.augment import Augmentation, AugmentParameters, augment, distort_color, split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
@@ -53,6 +53,8 @@ class Training:
         devices.seed_everything(config.run.seed)
         self.config, self.charset, self.device, self.num_records = config, charset, device, num_records
         self.model = AttentionOCR(config.data, config.model, charset.size).to(device)
+        data = config.data
+        self.augmentation = Augmentation(config.run.seed, data.num_views, data.view_size, data.crop)
         self.step = 0
         self.position = 0  # examples consumed by all ranks
         self.best = -1.0
@@ -82,16 +84,28 @@ class Training:
             self.network = wrap(self.model, device_ids=index, **{keep_buffers: False})  # renamed in torch 2.13
 
     def on_device(self, batch: dict[str, Any], is_training: bool) -> dict[str, Tensor]:
-        """The tensors of a batch that a step reads, on the device: image, label, and what was drawn to augment it."""
-        data = self.config.data
-        tensors = {name: batch[name].to(self.device, non_blocking=True) for name in ("image", "label")}
-        if is_training and data.use_augment_input:
-            drawn = draw_parameters(self.config.run.seed, batch["position"], data.num_views, *data.view_size)
-            tensors.update(vars(drawn.to(self.device)))
+        """The tensors of a batch that a step reads, on the device: image, label, and what was drawn to augment it.
+
+        Where a worker has augmented it, these are views and label.
+        """
+        pictures = "views" if "views" in batch else "image"
+        tensors = {name: batch[name].to(self.device, non_blocking=True) for name in (pictures, "label")}
+        if pictures == "image" and is_training and self.config.data.use_augment_input:
+            tensors.update(vars(self.augmentation.draw(batch["position"]).to(self.device)))
         return tensors
+
+    def workers_augmentation(self) -> Optional[Augmentation]:
+        """The augmentation, if the loader's workers are to carry it out."""
+        data = self.config.data
+        in_workers = data.augment_in_workers
+        if in_workers is None:
+            in_workers = devices.is_host(self.device)  # an accelerator does it faster
+        return self.augmentation if in_workers and data.use_augment_input else None
 
     def views(self, tensors: dict[str, Tensor]) -> Tensor:
         """Of `on_device`'s tensors: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
+        if "views" in tensors:
+            return tensors["views"]
         names = [field.name for field in fields(AugmentParameters)]
         is_augmenting = names[0] in tensors
         on_host = devices.is_host(self.device)
@@ -139,7 +153,7 @@ class Training:
 
     def _recorded_or_plain(self, batches: Batches) -> Callable[[Batches], tuple[Tensor, ...]]:
         """`_gradients`, or a recording of it where the device can launch one; the first whole batches are recorded."""
-        is_whole = all(len(batch["image"]) == self.config.data.batch_size for batch in batches)
+        is_whole = all(len(batch["label"]) == self.config.data.batch_size for batch in batches)
         can_record = self.config.run.record_step and devices.can_record(self.device) and ranks.world_size() == 1
         if not is_whole or not can_record:
             return self._gradients

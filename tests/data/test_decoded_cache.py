@@ -13,7 +13,8 @@ from aocr_torch.config import Config
 from aocr_torch.data import decoded_cache
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.decoded_cache import DecodedCache, DecodedCacheError
-from aocr_torch.data.fsns import EvalBatchSampler, encode_example, make_loader
+from aocr_torch.data.fsns import encode_example
+from aocr_torch.data.loader import EvalBatchSampler, make_loader
 from aocr_torch.data.records import RecordError, write_shard
 from aocr_torch.data.synthetic import encode_png
 from aocr_torch.data.synthetic_parameters import PRESETS

@@ -7,7 +7,8 @@ import torch
 
 from aocr_torch.config import parse_arguments
 from aocr_torch.data.charset import Charset
-from aocr_torch.data.fsns import FSNSDataset, TrainBatchSampler, find_charset, find_shards, make_loader
+from aocr_torch.data.fsns import FSNSDataset, find_charset, find_shards
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.data.records import Shards
 from aocr_torch.data.synthetic import PRESETS, synthesize
 from aocr_torch.data.synthetic_effects import SynthesisError

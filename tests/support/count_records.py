@@ -9,7 +9,7 @@ import torch
 from tiny import FLAGS
 
 from aocr_torch.config import Config
-from aocr_torch.data.fsns import TrainBatchSampler, make_loader
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training import ranks
 from aocr_torch.training.evaluate import evaluate, open_dataset

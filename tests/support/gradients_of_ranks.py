@@ -9,7 +9,7 @@ import torch
 from tiny import FLAGS
 
 from aocr_torch.config import Config
-from aocr_torch.data.fsns import TrainBatchSampler
+from aocr_torch.data.loader import TrainBatchSampler
 from aocr_torch.training import ranks
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.state import Training

@@ -34,7 +34,7 @@ def test_every_figure_in_table_and_file(tiny_dataset, tmp_path, capsys):
 def test_the_data_pipeline_alone(tiny_dataset, capsys):
     assert load_tool("benchmark").main(flags(dataset_dir=tiny_dataset, repetitions=1, data_only=True)) == 0
     table = capsys.readouterr().out
-    assert "\nloader, 2 workers, each, and augmenting " in table
+    assert "\nloader, 2 workers, each, augmenting " in table
     assert "training step" not in table
 
 

@@ -6,7 +6,7 @@ from tiny import CHARSET, flags
 
 from aocr_torch import device as devices
 from aocr_torch.config import parse_arguments
-from aocr_torch.data.fsns import TrainBatchSampler, make_loader
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.state import Training
 

@@ -1,0 +1,42 @@
+"""What a training step takes from the loader."""
+
+import pytest
+import torch
+from tiny import CHARSET, flags
+
+from aocr_torch.config import parse_arguments
+from aocr_torch.data.loader import TrainBatchSampler, make_loader
+from aocr_torch.training.evaluate import open_dataset
+from aocr_torch.training.state import Training
+
+CPU = torch.device("cpu")
+
+
+def training(**changes) -> Training:
+    return Training(parse_arguments(flags(**changes), description="test")[0], CHARSET, CPU, 11)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, True),
+        ({"augment_in_workers": False}, False),
+        ({"augment_in_workers": True}, True),
+        ({"use_augment_input": False, "augment_in_workers": True}, False),
+    ],
+)
+def test_who_augments(changes, expected):
+    assert (training(**changes).workers_augmentation() is not None) == expected
+
+
+@pytest.mark.parametrize("crop", [{}, {"crop_width": 72, "crop_height": 40}])
+def test_a_step_is_the_same_to_the_bit_wherever_it_is_augmented(tiny_dataset, crop):
+    losses = []
+    for where in ({"num_workers": 0}, {"num_workers": 2}, {"num_workers": 2, "augment_in_workers": False}):
+        ours = training(dataset_dir=tiny_dataset, **crop, **where)
+        dataset = open_dataset(ours.config, "train")
+        sampler = TrainBatchSampler(len(dataset), 4, seed=0)
+        options = {"num_workers": where["num_workers"], "augmentation": ours.workers_augmentation()}
+        loader = iter(make_loader(dataset, sampler, **options))
+        losses.append([ours.train_step([next(loader)])["total_loss"].item() for _ in range(3)])
+    assert losses[0] == losses[1] == losses[2]
