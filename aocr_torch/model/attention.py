@@ -70,13 +70,16 @@ class _Attend(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, token: Tensor, memory: Any) -> tuple[Tensor, Tensor]:
         attention, context = memory.attend(query)
         ctx.memory = memory
+        ctx.set_materialize_grads(False)  # a training has no use for the attention itself: nothing to add then
         ctx.save_for_backward(query, attention)
         return attention, context.to(query.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_attention: Tensor, d_context: Tensor) -> tuple[Optional[Tensor], ...]:
+    def backward(ctx: Any, d_attention: Optional[Tensor], d_context: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
         query, attention = ctx.saved_tensors
+        if d_context is None:
+            d_context = torch.zeros_like(query)
         gathers = ctx.needs_input_grad[1]
         d_query = ctx.memory.attend_backward(query, attention.detach(), d_attention, d_context, gathers)
         return d_query.to(query.dtype), None, None
@@ -93,7 +96,7 @@ class _Memory:
         batch, length, channels = keys.shape
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
-        self.one = self.v.new_ones(())
+        self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
         self.grown_keys = grown(self.keys)
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
@@ -105,20 +108,21 @@ class _Memory:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
         with self.without_autocast():
             wide = self._widened(query)
-            energy, weight = self.keys.new_empty(self.keys.shape[:2]), -2 * self.v  # (B, L), (C,)
+            energy = self.keys.new_empty(self.keys.shape[:2])  # (B, L)
             for piece in self.pieces:
-                energy[piece] = self._inverse(piece, wide) @ weight
+                torch.mv(self._inverse(piece, wide).flatten(0, 1), self.weight, out=energy[piece].flatten())
             attention = torch.softmax(energy, 1)
             return attention, torch.bmm(attention[:, None], self.features)[:, 0]
 
     def attend_backward(
-        self, query: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor, gathers: bool
+        self, query: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor, gathers: bool
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, those of features, keys and v grow."""
         with self.without_autocast():
             wide, d_context = self._widened(query), d_context.to(self.dtype)
-            d_attention = d_attention + torch.bmm(d_context[:, None], self.features.transpose(1, 2))[:, 0]
-            d_energy = attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
+            by_context = torch.bmm(d_context[:, None], self.features.transpose(1, 2))[:, 0]
+            d_attention = by_context if d_attention is None else d_attention + by_context
+            d_energy = torch.ops.aten._softmax_backward_data(d_attention, attention, 1, self.dtype)
             if gathers:
                 self.steps.append((attention, d_context))
                 if self.d_keys is None:
@@ -127,19 +131,19 @@ class _Memory:
             for piece in self.pieces:
                 inverse, weight = self._inverse(piece, wide), d_energy[piece, :, None]
                 if gathers:
-                    self.d_v += torch.mv(inverse.flatten(0, 1).t(), weight.flatten())
+                    self.d_v.addmv_(inverse.flatten(0, 1).t(), weight.flatten())
                 slope = inverse.addcmul_(inverse, inverse, value=-1)
-                d_query[piece] = torch.bmm(weight.transpose(1, 2), slope)[:, 0]
+                torch.bmm(weight.transpose(1, 2), slope, out=d_query[piece, None])
                 if gathers:
                     self.d_keys[piece].addcmul_(slope, weight)
-            return 4 * d_query * self.v
+            return d_query * self.slope
 
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of features, keys and v from all steps, which are forgotten."""
         attention, d_context = (torch.stack(values, 1) for values in zip(*self.steps))
         with self.without_autocast():
             d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
-        gradients = d_features, self.d_keys.mul_(4 * self.v), -2 * self.d_v
+        gradients = d_features, self.d_keys.mul_(self.slope), -2 * self.d_v
         self._forget_gradients()
         return gradients
 

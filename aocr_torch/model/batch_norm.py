@@ -5,7 +5,9 @@ B batch, V views, N = B*V images, C channels, H W map.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,7 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
     """
 
     is_fused = False
+    noted: Optional[list[tuple[Tensor, Tensor]]] = None  # mean and variance of each view, while they wait
 
     def __init__(self, channels: int, num_views: int, per_view: bool, decay: float, cumulative_start: bool):
         super().__init__(channels, eps=EPSILON, momentum=1 - decay)
@@ -52,8 +55,7 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         if images % self.groups:
             raise ValueError(f"found a batch of {images} images, expected whole examples of {self.groups} views")
         grouped = x.reshape(images // self.groups, self.groups * channels, height, width)  # (B, V*C, H, W), no copy
-        mean = torch.zeros_like(self.running_mean).repeat(self.groups)  # (V*C,)
-        variance = torch.zeros_like(mean)
+        mean, variance = self.running_mean.new_zeros(2, self.groups * channels)  # (V*C,) each
         weight, bias = self.weight.repeat(self.groups), self.bias.repeat(self.groups)
         # With momentum 1 the kernel leaves the batch's own mean and unbiased variance in the two buffers.
         out = F.batch_norm(grouped, mean, variance, weight, bias, True, 1.0, self.eps)
@@ -76,16 +78,48 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         # The output for several views is a view of a tensor: in place, autograd would copy it, and its gradient back.
         return F.relu(self(x), inplace=self.groups == 1)
 
-    @torch.no_grad()
     def _update_averages(self, means: Tensor, variances: Tensor) -> None:
-        fraction: float | Tensor = 1 - self.decay**self.views_per_update
-        for mean, variance in zip(means, variances):  # (C,)
-            self.num_batches_tracked += self.views_per_update
-            if self.cumulative_start:
-                plain_mean = self.views_per_update / self.num_batches_tracked.to(mean.dtype)
-                fraction = plain_mean.clamp(min=1 - self.decay**self.views_per_update)
-            self.running_mean.lerp_(mean, fraction)
-            self.running_var.lerp_(variance, fraction)
+        """means, variances: (V, C)."""
+        views = list(zip(means, variances))
+        if self.noted is None:
+            _move_averages([self], [views])
+        else:
+            self.noted += views
+
+
+@contextmanager
+def averages_move_together(norms: Sequence[ViewBatchNorm2d]) -> Iterator[None]:
+    """Within it the layers, alike but for their channels, only note what they saw; then all averages move at once.
+
+    To the same bits, and with a twentieth of the operations that an accelerator must be sent.
+    """
+    for norm in norms:
+        norm.noted = []
+    try:
+        yield
+        _move_averages(norms, [norm.noted for norm in norms])
+    finally:
+        for norm in norms:
+            norm.noted = None
+
+
+@torch.no_grad()
+def _move_averages(norms: Sequence[ViewBatchNorm2d], noted: Sequence[list[tuple[Tensor, Tensor]]]) -> None:
+    """Moves the averages of the layers by the mean and variance, (C,) each, that each of them noted of each view."""
+    views_per_update = norms[0].views_per_update
+    least = 1 - norms[0].decay ** views_per_update
+    counts = [norm.num_batches_tracked for norm in norms]
+    for view in zip(*noted):
+        torch._foreach_add_(counts, views_per_update)
+        if norms[0].cumulative_start:
+            for norm, (mean, variance) in zip(norms, view):
+                fraction = (views_per_update / norm.num_batches_tracked.to(mean.dtype)).clamp(min=least)
+                norm.running_mean.lerp_(mean, fraction)
+                norm.running_var.lerp_(variance, fraction)
+        else:
+            means, variances = zip(*view)
+            averages = [norm.running_mean for norm in norms] + [norm.running_var for norm in norms]
+            torch._foreach_lerp_(averages, [*means, *variances], least)
 
 
 class _NormalizedReLU(torch.autograd.Function):

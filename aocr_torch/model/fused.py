@@ -166,10 +166,10 @@ def read_out(attention: Tensor, features: Tensor) -> Tensor:
     return _sum_of_rows(attention[:, :, None] * features.to(attention.dtype))
 
 
-def energy_backward(features: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor) -> Tensor:
+def energy_backward(features: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor) -> Tensor:
     """The gradient of a step's energies before softmax, (B, L)."""
-    d_context = d_context.to(attention.dtype)[:, None]
-    d_attention = d_attention + (d_context * features.to(attention.dtype)).sum(2)
+    by_context = (d_context.to(attention.dtype)[:, None] * features.to(attention.dtype)).sum(2)
+    d_attention = by_context if d_attention is None else d_attention + by_context
     return attention * (d_attention - (attention * d_attention).sum(1, keepdim=True))
 
 
@@ -212,7 +212,7 @@ class FusedMemory:
         return attention, compiled(read_out)(attention, self.features)
 
     def attend_backward(
-        self, query: Tensor, attention: Tensor, d_attention: Tensor, d_context: Tensor, gathers: bool
+        self, query: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor, gathers: bool
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, the step is kept for `gather`."""
         keys, met, are_grown = self._met(query)

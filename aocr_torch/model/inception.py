@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
-from aocr_torch.model.batch_norm import ViewBatchNorm2d
+from aocr_torch.model.batch_norm import ViewBatchNorm2d, averages_move_together
 from aocr_torch.model.endpoints import up_to
 from aocr_torch.model.fused import average_pool, compiled
 
@@ -261,6 +261,12 @@ class InceptionTower(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Float images (N, 3, h, w), already scaled -> feature maps (N, C, H, W) of the final endpoint."""
+        if not self.training:
+            return self._maps(x)
+        with averages_move_together(self._norms()):
+            return self._maps(x)
+
+    def _maps(self, x: Tensor) -> Tensor:
         if self.is_fused and self.is_fast and self.training:
             self._expect_views(self.num_views)
             by_view = x.unflatten(0, (-1, self.num_views)).transpose(0, 1).flatten(0, 1)  # (V*B, 3, h, w)
@@ -293,9 +299,11 @@ class InceptionTower(nn.Module):
         return is_fast and self.per_view and devices.is_host(x.device)
 
     def _expect_views(self, number: int) -> None:
-        for module in self.modules():
-            if isinstance(module, ViewBatchNorm2d):
-                module.groups = number if self.per_view else 1
+        for norm in self._norms():
+            norm.groups = number if self.per_view else 1
+
+    def _norms(self) -> list[ViewBatchNorm2d]:
+        return [module for module in self.modules() if isinstance(module, ViewBatchNorm2d)]
 
     def _layers(self, x: Tensor) -> Tensor:
         for layer in self.children():

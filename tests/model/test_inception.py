@@ -1,12 +1,14 @@
 """The tower: its layers, its BatchNorm, its pooling."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from aocr_torch.model import inception as towers
 from aocr_torch.model.batch_norm import ViewBatchNorm2d, channel_statistics
 from aocr_torch.model.endpoints import ENDPOINTS, map_shape
 from aocr_torch.model.inception import InceptionTower
@@ -185,3 +187,30 @@ def test_statistics_of_many_pixels_lose_nothing(dtype):
     assert mean.dtype == torch.float32
     torch.testing.assert_close(mean.double(), x.double().mean((0, 2, 3)), rtol=1e-6, atol=0)
     torch.testing.assert_close(variance.double(), x.double().var((0, 2, 3), unbiased=False), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+@pytest.mark.parametrize("options", [{}, {"per_view": False}, {"cumulative_start": True}], ids=str)
+def test_averages_move_together_to_the_same_bits(options, is_fast, monkeypatch):
+    options = {"num_views": 2, "per_view": True, "is_fast": is_fast, **options}
+
+    def averages() -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        tower = InceptionTower("Conv2d_4a_3x3", **options).train()
+        for _ in range(3):
+            tower(torch.rand(4, 3, 48, 48))
+        return dict(tower.named_buffers())
+
+    together = averages()
+    assert together["Conv2d_1a_3x3.bn.num_batches_tracked"] == 6
+    monkeypatch.setattr(towers, "averages_move_together", lambda norms: nullcontext())
+    for name, values in averages().items():
+        assert torch.equal(values, together[name]), name
+
+
+def test_a_pass_that_fails_moves_no_average():
+    tower = InceptionTower("Conv2d_2b_3x3", 2, True).train()
+    with pytest.raises(ValueError, match="more than 1 value"):
+        tower(torch.rand(2, 3, 7, 7))  # the third layer sees one pixel
+    assert tower.Conv2d_1a_3x3.bn.num_batches_tracked == 0
+    assert tower.Conv2d_1a_3x3.bn.noted is None
