@@ -175,10 +175,9 @@ def measure_network(figures: Figures, config: Config, device: Any) -> None:
     alone = [{name: values[:1] for name, values in in_memory[0].items()}]
     with FlopCounterMode(display=False) as counter:  # under which nothing is compiled: one example, for the memory
         training.train_step(alone)
-    training_flops = counter.get_total_flops() * batch_size
     dtype = getattr(training.precision, "dtype", torch.float16) or torch.float32
     product_rate = measure_limits(figures, device, dtype)
-    best = product_rate / training_flops * batch_size
+    best = product_rate / counter.get_total_flops()
     total = figures.seconds("training step", lambda: training.train_step(in_memory))
     figures.note("training images", "1/s", batch_size / total, batch_size / total, batch_size / total, best)
     parts = {"forward": [], "backward": []}

@@ -44,7 +44,8 @@ class _AugmentedBatches:
         if self.pictures is None:
             self.pictures = torch.empty(self.shape, dtype=torch.uint8)
         batch = self.batch_of(keys, self.pictures)
-        return {**batch, "views": self.augmentation(batch.pop("image"), batch["position"], out)}
+        batch["views"] = self.augmentation(batch.pop("image"), batch["position"], out)
+        return batch
 
 
 class TrainBatchSampler:

@@ -43,7 +43,7 @@ class SharedBatches(Dataset):
         self.batch_of, self.name = batch_of, name
         self.number = next(_numbers)
         shape = (num_workers, places, *shape)
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * torch.empty((), dtype=dtype).element_size())
+        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
         self.pictures = torch.empty(0, dtype=dtype).set_(storage, 0, shape)
         self.is_taken = torch.zeros((num_workers, places), dtype=torch.bool).share_memory_()
         _of_this_process[self.number] = self

@@ -258,12 +258,13 @@ class InceptionTower(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvBatchNorm):
                 module.is_fast = is_fast
+        self._norms = [module for module in self.modules() if isinstance(module, ViewBatchNorm2d)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Float images (N, 3, h, w), already scaled -> feature maps (N, C, H, W) of the final endpoint."""
         if not self.training:
             return self._maps(x)
-        with averages_move_together(self._norms()):
+        with averages_move_together(self._norms):
             return self._maps(x)
 
     def _maps(self, x: Tensor) -> Tensor:
@@ -299,11 +300,8 @@ class InceptionTower(nn.Module):
         return is_fast and self.per_view and devices.is_host(x.device)
 
     def _expect_views(self, number: int) -> None:
-        for norm in self._norms():
+        for norm in self._norms:
             norm.groups = number if self.per_view else 1
-
-    def _norms(self) -> list[ViewBatchNorm2d]:
-        return [module for module in self.modules() if isinstance(module, ViewBatchNorm2d)]
 
     def _layers(self, x: Tensor) -> Tensor:
         for layer in self.children():

@@ -84,13 +84,16 @@ class Training:
             self.network = wrap(self.model, device_ids=index, **{keep_buffers: False})  # renamed in torch 2.13
 
     def on_device(self, batch: dict[str, Any], is_training: bool) -> dict[str, Tensor]:
-        """The tensors of a batch that a step reads, on the device: image, label, and what was drawn to augment it.
+        """The tensors of a batch that a step reads, on the device: label, image, and what was drawn to augment it.
 
-        Where a worker has augmented it, these are views and label.
+        Where a worker has augmented it, or the host is the device, these are label and views.
         """
+        is_augmenting = is_training and self.config.data.use_augment_input
+        if is_augmenting and "image" in batch and devices.is_host(self.device):
+            batch = {"views": self.augmentation(batch["image"], batch["position"]), "label": batch["label"]}
         pictures = "views" if "views" in batch else "image"
         tensors = {name: batch[name].to(self.device, non_blocking=True) for name in (pictures, "label")}
-        if pictures == "image" and is_training and self.config.data.use_augment_input:
+        if is_augmenting and pictures == "image":
             tensors.update(vars(self.augmentation.draw(batch["position"]).to(self.device)))
         return tensors
 
@@ -106,15 +109,11 @@ class Training:
         """Of `on_device`'s tensors: uint8 (B, H, W, 3) -> float (B, V, 3, h, w) in [0, 1], perhaps augmented."""
         if "views" in tensors:
             return tensors["views"]
+        views = split_views(tensors["image"], self.config.data.num_views, self.config.data.crop)
         names = [field.name for field in fields(AugmentParameters)]
-        is_augmenting = names[0] in tensors
-        on_host = devices.is_host(self.device)
-        scale = not (is_augmenting and on_host)  # there the augmentation does it on the way
-        views = split_views(tensors["image"], self.config.data.num_views, self.config.data.crop, scale=scale)
-        if not is_augmenting:
+        if names[0] not in tensors:
             return views
-        is_compiled = self.config.run.compile and not on_host
-        distort = compiled(distort_color) if is_compiled else None
+        distort = compiled(distort_color) if self.config.run.compile else None
         return augment(views, AugmentParameters(*(tensors[name] for name in names)), distort)
 
     def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
