@@ -97,7 +97,7 @@ class _Memory:
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
         self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
-        self.grown_keys = grown(self.keys)
+        self.grown_keys = grown(self.keys, self.dtype)
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
@@ -107,10 +107,10 @@ class _Memory:
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
         with self.without_autocast():
-            wide = self._widened(query)
+            met = self._met(query)
             energy = self.keys.new_empty(self.keys.shape[:2])  # (B, L)
             for piece in self.pieces:
-                torch.mv(self._inverse(piece, wide).flatten(0, 1), self.weight, out=energy[piece].flatten())
+                torch.mv(self._inverse(piece, met).flatten(0, 1), self.weight, out=energy[piece].flatten())
             attention = torch.softmax(energy, 1)
             return attention, torch.bmm(attention[:, None], self.features)[:, 0]
 
@@ -119,7 +119,7 @@ class _Memory:
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, those of features, keys and v grow."""
         with self.without_autocast():
-            wide, d_context = self._widened(query), d_context.to(self.dtype)
+            met, d_context = self._met(query), d_context.to(self.dtype)
             by_context = torch.bmm(d_context[:, None], self.features.transpose(1, 2))[:, 0]
             d_attention = by_context if d_attention is None else d_attention + by_context
             d_energy = torch.ops.aten._softmax_backward_data(d_attention, attention, 1, self.dtype)
@@ -129,7 +129,7 @@ class _Memory:
                     self.d_keys = torch.zeros_like(self.keys)
             d_query = torch.empty_like(d_context)
             for piece in self.pieces:
-                inverse, weight = self._inverse(piece, wide), d_energy[piece, :, None]
+                inverse, weight = self._inverse(piece, met), d_energy[piece, :, None]
                 if gathers:
                     self.d_v.addmv_(inverse.flatten(0, 1).t(), weight.flatten())
                 slope = inverse.addcmul_(inverse, inverse, value=-1)
@@ -152,15 +152,17 @@ class _Memory:
         self.d_v = torch.zeros_like(self.v)
         self.steps: list[tuple[Tensor, Tensor]] = []  # attention (B, L), d_context (B, C)
 
-    def _widened(self, query: Tensor) -> tuple[Tensor, Optional[Tensor]]:
-        """The query in the dtype of the memory and, where they can be used, exp(2 query): (B, C) each."""
-        query = query.to(self.dtype)
-        return query, None if self.grown_keys is None else grown(query)
+    def _inverse(self, piece: slice, query: Tensor) -> Tensor:
+        """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites.
 
-    def _inverse(self, piece: slice, query: tuple[Tensor, Optional[Tensor]]) -> Tensor:
-        """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites."""
-        wide, grown_query = query
-        out = self.buffer[: len(wide[piece])]
-        if grown_query is None:
-            return torch.add(self.keys[piece], wide[piece, None], out=out).mul_(-2).sigmoid_()
-        return torch.addcmul(self.one, self.grown_keys[piece], grown_query[piece, None], out=out).reciprocal_()
+        query (B, C): exp(2 query) where the keys are grown.
+        """
+        out = self.buffer[: len(query[piece])]
+        if self.grown_keys is None:
+            return torch.add(self.keys[piece], query[piece, None], out=out).mul_(-2).sigmoid_()
+        return torch.addcmul(self.one, self.grown_keys[piece], query[piece, None], out=out).reciprocal_()
+
+    def _met(self, query: Tensor) -> Tensor:
+        """The query (B, C) as it meets the keys."""
+        wide = query.to(self.dtype)
+        return wide if self.grown_keys is None else (2 * wide).exp_()

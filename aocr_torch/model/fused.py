@@ -10,7 +10,6 @@ the model calls when `--compile` asks for it.
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any, Callable, Optional
 
 import torch
@@ -21,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from aocr_torch import device as devices
 
 ROWS_AT_A_TIME = 16
+MOST_GROWN = 20.0
 MOST_SHAPES = 64  # a kernel for each shape; torch's default of 8 would give up at the ninth layer
 
 
@@ -126,23 +126,33 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
-def grown(values: Tensor) -> Optional[Tensor]:
-    """exp(2 values); None where it, or the product of two, could overflow, and on an accelerator: it would have to wait
-    to know."""
-    most = 0.49 * math.log(torch.finfo(values.dtype).max)
-    # Written so that NaN is no reason to go on.
-    if not devices.is_host(values.device) or not bool(values.abs().amax() < most):
+def exponentials(keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """exp(2 keys) in `dtype`, and the largest |key|, ()."""
+    wide = keys.to(dtype)
+    lowest, highest = wide.aminmax()
+    return (2 * wide).exp_(), torch.maximum(highest, -lowest)
+
+
+def grown(keys: Tensor, dtype: torch.dtype, is_fused: bool = False) -> Optional[Tensor]:
+    """exp(2 keys) in `dtype`, float32 or wider; None with a key beyond 20, and on an accelerator: it would have to wait
+    to know.
+
+    Keys within 20 leave the query free: where exp(2 query) overflows or vanishes, their sum is beyond 23, and r is 0 or
+    1 to every digit of float32.
+    """
+    if not devices.is_host(keys.device):
         return None
-    return (2 * values).exp_()
+    values, most = (compiled(exponentials) if is_fused else exponentials)(keys, dtype)
+    return values if bool(most < MOST_GROWN) else None  # written so that NaN is no reason to go on
 
 
 def _inverse(keys: Tensor, query: Tensor, are_grown: bool) -> Tensor:
     """r = 1 / (1 + exp(2 (keys + query))), so that tanh(keys + query) = 1 - 2 r to 1e-7.
 
-    The library's own tanh, with its polynomial for small x, is what would limit a kernel. If both are given as `grown`,
-    no exponential is left.
+    The library's own tanh, with its polynomial for small x, is what would limit a kernel. Of `grown` keys no exponential
+    is left.
     """
-    return 1 / (1 + (keys * query if are_grown else torch.exp(2 * (keys + query))))
+    return 1 / (1 + (keys * torch.exp(2 * query) if are_grown else torch.exp(2 * (keys + query))))
 
 
 def _sum_of_rows(x: Tensor) -> Tensor:
@@ -155,7 +165,7 @@ def _sum_of_rows(x: Tensor) -> Tensor:
 def attention_of(keys: Tensor, query: Tensor, v: Tensor, are_grown: bool) -> Tensor:
     """softmax(v . tanh(keys + query)): keys (B, L, C), query (B, C), v (C,) -> (B, L) in v's dtype, float32 or wider.
 
-    are_grown: keys and query are exp(2 keys) and exp(2 query).
+    are_grown: keys are exp(2 keys).
     """
     tanh = 1 - 2 * _inverse(keys.to(v.dtype), query.to(v.dtype)[:, None], are_grown)
     return torch.softmax((tanh * v).sum(2), 1)
@@ -202,22 +212,22 @@ class FusedMemory:
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         wide = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
-        self.grown_keys = grown(self.keys.to(wide))
+        grown_keys = grown(self.keys, wide, is_fused=True)
+        self.are_grown = grown_keys is not None
+        self.met_keys = grown_keys if self.are_grown else self.keys  # as they enter a kernel
         self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, d_v, attention, d_context
 
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
-        keys, query, are_grown = self._met(query)
-        attention = compiled(attention_of)(keys, query, self.v, are_grown)
+        attention = compiled(attention_of)(self.met_keys, query, self.v, self.are_grown)
         return attention, compiled(read_out)(attention, self.features)
 
     def attend_backward(
         self, query: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor, gathers: bool
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, the step is kept for `gather`."""
-        keys, met, are_grown = self._met(query)
         d_energy = compiled(energy_backward)(self.features, attention, d_attention, d_context)
-        d_query, d_v = compiled(query_backward)(keys, met, self.v, d_energy, are_grown)
+        d_query, d_v = compiled(query_backward)(self.met_keys, query, self.v, d_energy, self.are_grown)
         if gathers:
             self.steps.append((query, d_energy, d_v, attention, d_context))
         return d_query
@@ -228,13 +238,8 @@ class FusedMemory:
         self.steps = []
         dtype = self.features.dtype
         d_features = torch.bmm(attention.to(dtype).transpose(1, 2), d_contexts.to(dtype))  # (B, L, T) @ (B, T, C)
-        keys, queries, are_grown = self._met(queries)
-        return d_features, compiled(keys_backward)(keys, queries, self.v, d_energies, are_grown), d_v.sum((0, 1))
-
-    def _met(self, query: Tensor) -> tuple[Tensor, Tensor, bool]:
-        """Keys and query as they enter a kernel, and whether both are grown."""
-        grown_query = None if self.grown_keys is None else grown(query.to(self.v.dtype))
-        return (self.keys, query, False) if grown_query is None else (self.grown_keys, grown_query, True)
+        d_keys = compiled(keys_backward)(self.met_keys, queries, self.v, d_energies, self.are_grown)
+        return d_features, d_keys, d_v.sum((0, 1))
 
 
 def lstm_state(gates: Tensor, c: Tensor, forget_bias: float, clip: float) -> tuple[Tensor, Tensor]:
