@@ -1,14 +1,13 @@
 """The four character decoders: attention or NetSlice, each with or without autoregression, on an LSTM or GRU cell.
 
 B batch, L feature positions, C channels, T steps, K classes, U units.
-
-The cells are one Linear (two for the GRU) and element-wise operations instead of nn.LSTMCell: they take TensorFlow's
-kernel, forget bias and clipping as they are, and on Ascend they need no operator that compiles anew.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+import copy
+from functools import partial
+from typing import Any, Callable, Optional
 
 import torch
 import torch.nn.functional as F
@@ -16,65 +15,13 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
-from aocr_torch.model.fused import compiled, lstm_state
+from aocr_torch.model.cells import CELLS, State
+from aocr_torch.model.fused import FusedMemory, attention_of, compiled, read_out
 
+Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+SIGNS_AT_A_TIME = 32  # over the bytes of a number, by compiled steps: keys and features, 19 MB, stay in a shared cache
 CERTAIN = 100.0  # a logit over 0 whose probability is 1 in every format
-
-
-class LSTMCell(nn.Module):
-    """TensorFlow's LSTM cell: gates in the order i, j, f, o, forget bias added at run time, cell state clipped.
-
-    c = clip(sigmoid(f + 1) c + sigmoid(i) tanh(j)); h = sigmoid(o) tanh(c). The state is (c, h), in the order in which
-    the reference concatenates it for the attention query.
-    """
-
-    forget_bias = 1.0
-    state_parts = 2
-    is_fused = False
-
-    def __init__(self, input_size: int, num_units: int, state_clip_value: float):
-        super().__init__()
-        self.linear = nn.Linear(input_size + num_units, 4 * num_units)
-        self.state_clip_value = state_clip_value
-        nn.init.orthogonal_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x (B, input_size), state ((B, U), (B, U)) -> the new state."""
-        c, h = state
-        gates = self.linear(torch.cat([x, h], 1))  # (B, 4 * U)
-        return (compiled(lstm_state) if self.is_fused else lstm_state)(
-            gates, c, self.forget_bias, self.state_clip_value
-        )
-
-
-class GRUCell(nn.Module):
-    """Gated recurrent unit (Cho et al. 2014, with the reset gate behind the hidden product as in cuDNN).
-
-    r, z = sigmoid; n = tanh(x W_n + b_n + r (h U_n + u_n)); h = (1 - z) n + z h. An addition of this project.
-    """
-
-    state_parts = 1
-
-    def __init__(self, input_size: int, num_units: int, state_clip_value: float = 0.0):
-        super().__init__()
-        self.linear = nn.Linear(input_size, 3 * num_units)
-        self.hidden = nn.Linear(num_units, 3 * num_units)
-        for layer in (self.linear, self.hidden):
-            nn.init.orthogonal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """x (B, input_size), state ((B, U),) -> the new state."""
-        (h,) = state
-        reset_x, update_x, new_x = self.linear(x).chunk(3, 1)  # (B, U) each
-        reset_h, update_h, new_h = self.hidden(h).chunk(3, 1)
-        update = torch.sigmoid(update_x + update_h)
-        new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-        return (new + update * (h - new),)
-
-
-CELLS = {"lstm": LSTMCell, "gru": GRUCell}
 
 
 def _glorot_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
@@ -127,6 +74,7 @@ class AttentionDecoder(nn.Module):
     ):
         super().__init__()
         self.is_fast = is_fast
+        self._copies: list[AttentionDecoder] = []
         self.num_steps, self.num_units, self.num_classes = num_steps, num_units, num_classes
         self.use_autoregression = use_autoregression
         self.input_projection = _glorot_linear(num_classes + channels, num_classes)
@@ -148,25 +96,39 @@ class AttentionDecoder(nn.Module):
         Returns:
             logits float (B, T, K) and attention weights float32 or wider (B, T, L), each row summing to 1.
         """
+        is_taught = labels is not None or not self.use_autoregression  # no step waits for the choice of the last
+        is_whole = self.is_fast and self.is_fused and not is_taught and not torch.is_grad_enabled()
+        if not is_whole or not devices.is_host(features.device) or devices.is_recording():
+            return self._read(features, labels, is_taught)
+        parts = features.split(SIGNS_AT_A_TIME // features.element_size())
+        logits, attention = zip(*(self._read(part, None, is_taught, is_whole) for part in parts))
+        return torch.cat(logits), torch.cat(attention)
+
+    def _read(
+        self, features: Tensor, labels: Optional[Tensor], is_taught: bool, is_whole: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """`forward`. is_whole: compile an untaught step as a whole, from the cell to the logits."""
         batch, _, channels = features.shape
         keys = self.attention_key(features)  # (B, L, C), the same at every step
-        attend = self._attention(features, keys)
         # A one-hot vector times a matrix is a row of it, so the character part of the projection is an embedding.
         character_weight, context_weight = self.input_projection.weight.split([self.num_classes, channels], dim=1)
         characters = character_weight.t()  # (K, K)
-        is_taught = labels is not None or not self.use_autoregression  # no step waits for the choice of the last
+        if is_whole:
+            memory = FusedMemory(features, keys, self.attention_v)
+            attend = memory.met_keys, memory.v, memory.are_grown, features
+            take = partial(compiled(AttentionDecoder._whole_step), self._lowered(keys.dtype), *attend)
+        else:
+            take = partial(self._step, self._attention(features, keys), context_weight)
         context = features.new_zeros(batch, channels)  # (B, C)
         state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
+        told = characters.new_zeros(batch, self.num_classes) if self.use_autoregression else None  # (B, K)
         previous: Optional[Tensor] = None
         all_outputs, all_attention = [], []
         for step in range(self.num_steps):
-            x = F.linear(context, context_weight, self.input_projection.bias)  # (B, K)
             if previous is not None:
-                x = x + F.embedding(previous, characters)
-            state = self.cell(x, state)
-            attention, context = attend(self.attention_query(torch.cat(state, 1)))  # (B, L), (B, C)
-            output = torch.cat([state[-1], context], 1)  # (B, U + C)
-            if not is_taught:
+                told = F.embedding(previous, characters)
+            output, attention, context, state = take(told, context, state)
+            if not is_taught and not is_whole:
                 output = self._classify(output)  # (B, K)
             if self.use_autoregression:
                 previous = _previous_character(output, labels, step)
@@ -182,11 +144,51 @@ class AttentionDecoder(nn.Module):
         outputs = torch.stack(all_outputs, 1)
         return self._classify(outputs) if is_taught else outputs, torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
 
+    def _step(
+        self, attend: Attend, context_weight: Tensor, told: Optional[Tensor], context: Tensor, state: State
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """One step.
+
+        Args:
+            attend: turns a query (B, C) into attention (B, L) and read-out (B, C).
+            context_weight: (K, C), the input projection of what was read out.
+            told: (B, K), that of the character before, if the decoder is told. context: (B, C), the read-out before.
+
+        Returns:
+            cell output and read-out (B, U + C), attention (B, L), read-out (B, C), state.
+        """
+        x = F.linear(context, context_weight, self.input_projection.bias)  # (B, K)
+        state = self.cell(x if told is None else x + told, state)
+        attention, context = attend(self.attention_query(torch.cat(state, 1)))  # (B, L), (B, C)
+        return torch.cat([state[-1], context], 1), attention, context, state
+
+    def _whole_step(
+        self, keys: Tensor, v: Tensor, are_grown: bool, features: Tensor, *inputs: Any
+    ) -> tuple[Tensor, Tensor, Tensor, State]:
+        """`_step` with logits (B, K) in place of the output; keys, v and are_grown as `attention_of` takes them."""
+
+        def attend(query: Tensor) -> tuple[Tensor, Tensor]:
+            attention = attention_of(keys, query, v, are_grown)
+            return attention, read_out(attention, features).to(query.dtype)
+
+        context_weight = self.input_projection.weight[:, self.num_classes :]
+        output, *others = self._step(attend, context_weight, *inputs)
+        return (self._classify(output), *others)
+
+    def _lowered(self, dtype: torch.dtype) -> AttentionDecoder:
+        """This decoder in `dtype`: autocast would lower the weights again at every step."""
+        if self.attention_v.dtype == dtype:
+            return self
+        if not self._copies or self._copies[0].attention_v.dtype != dtype:
+            self._copies = [copy.deepcopy(self).to(dtype)]  # in a list: it is no module of this one
+        torch._foreach_copy_(list(self._copies[0].parameters()), list(self.parameters()))
+        return self._copies[0]
+
     def _classify(self, output: Tensor) -> Tensor:
         """Cell output and read-out, (..., U + C) -> logits (..., K)."""
         return self.classifier(self.output_projection(output))
 
-    def _attention(self, features: Tensor, keys: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def _attention(self, features: Tensor, keys: Tensor) -> Attend:
         """What turns a query (B, C) into attention (B, L) and read-out (B, C)."""
         if self.is_fast and not devices.is_recording():
             return Attention(features, keys, self.attention_v, self.is_fused)

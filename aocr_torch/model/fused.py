@@ -127,15 +127,15 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def exponentials(keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """exp(2 keys) in `dtype`, and the largest |key|, ()."""
-    wide = keys.to(dtype)
+    """exp(2 keys), computed in float32 or wider, in `dtype`; and the largest |key|, ()."""
+    wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
     lowest, highest = wide.aminmax()
-    return (2 * wide).exp_(), torch.maximum(highest, -lowest)
+    return (2 * wide).exp_().to(dtype), torch.maximum(highest, -lowest)
 
 
 def grown(keys: Tensor, dtype: torch.dtype, is_fused: bool = False) -> Optional[Tensor]:
-    """exp(2 keys) in `dtype`, float32 or wider; None with a key beyond 20, and on an accelerator: it would have to wait
-    to know.
+    """exp(2 keys) in `dtype`, of float32's range; None with a key beyond 20, and on an accelerator: it would have to
+    wait to know.
 
     Keys within 20 leave the query free: where exp(2 query) overflows or vanishes, their sum is beyond 23, and r is 0 or
     1 to every digit of float32.
@@ -149,8 +149,8 @@ def grown(keys: Tensor, dtype: torch.dtype, is_fused: bool = False) -> Optional[
 def _inverse(keys: Tensor, query: Tensor, are_grown: bool) -> Tensor:
     """r = 1 / (1 + exp(2 (keys + query))), so that tanh(keys + query) = 1 - 2 r to 1e-7.
 
-    The library's own tanh, with its polynomial for small x, is what would limit a kernel. Of `grown` keys no exponential
-    is left.
+    The library's own tanh, with its polynomial for small x, is what would limit a kernel. With `grown` keys no
+    exponential of (B, L, C) is left.
     """
     return 1 / (1 + (keys * torch.exp(2 * query) if are_grown else torch.exp(2 * (keys + query))))
 
@@ -206,13 +206,14 @@ def keys_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor, 
 class FusedMemory:
     """A memory for `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in.
 
-    The host takes the exponential of the keys once for all steps, in v's dtype.
+    The host takes the exponential of the keys once for all steps; from bfloat16 in bfloat16, which is as near to it as
+    the keys are to float32.
     """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         wide = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
-        grown_keys = grown(self.keys, wide, is_fused=True)
+        grown_keys = grown(self.keys, wide if keys.dtype == torch.float16 else keys.dtype, is_fused=True)
         self.are_grown = grown_keys is not None
         self.met_keys = grown_keys if self.are_grown else self.keys  # as they enter a kernel
         self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, d_v, attention, d_context

@@ -287,7 +287,9 @@ class InceptionTower(nn.Module):
             x = x.contiguous(memory_format=torch.channels_last)
         if is_folded and devices.is_host(x.device):  # in pieces, for the caches
             pieces = x.split(IMAGES_PER_THREAD * torch.get_num_threads())
-            return torch.cat([self._layers(piece) for piece in pieces])
+            is_whole = self.is_fused and not torch.is_grad_enabled()
+            layers = compiled(InceptionTower._layers) if is_whole else InceptionTower._layers
+            return torch.cat([layers(self, piece) for piece in pieces])
         return self._layers(x)
 
     def _runs_view_by_view(self, x: Tensor) -> bool:

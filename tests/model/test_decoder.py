@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aocr_torch.model.decoder import AttentionDecoder, GRUCell, LSTMCell, NetSliceDecoder
+from aocr_torch.model.cells import GRUCell, LSTMCell
+from aocr_torch.model.decoder import AttentionDecoder, NetSliceDecoder
 
 B, L, C, K, T, U = 2, 12, 5, 7, 4, 6
 SEED = 3
