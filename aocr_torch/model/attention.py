@@ -23,6 +23,7 @@ from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 from aocr_torch.model.fused import FusedMemory, grown
+from aocr_torch.model.repeated import Gather
 
 PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
 
@@ -38,29 +39,12 @@ class Attention:
     """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor, is_fused: bool = False) -> None:
-        # The memory knows no graph: with the token in it, a cycle would keep keys and features alive.
         self._memory = (FusedMemory if is_fused else _Memory)(features, keys, v)
-        self._token = _Gather.apply(features, keys, v, self._memory)
+        self._token = Gather.apply(self._memory, features, keys, v)
 
     def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query float (B, C) -> attention float32 or wider (B, L), each row summing to 1, and read-out (B, C)."""
         return _Attend.apply(query, self._token, self._memory)
-
-
-class _Gather(torch.autograd.Function):
-    """Stands before all steps, so that its backward runs after theirs and returns what has gathered."""
-
-    @staticmethod
-    def forward(ctx: Any, features: Tensor, keys: Tensor, v: Tensor, memory: Any) -> Tensor:
-        ctx.memory, ctx.dtypes = memory, (features.dtype, keys.dtype, v.dtype)
-        return memory.v.new_zeros(())
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_token: Tensor) -> tuple[Optional[Tensor], ...]:
-        if not ctx.memory.steps:
-            return None, None, None, None
-        return (*(g.to(dtype) for g, dtype in zip(ctx.memory.gather(), ctx.dtypes)), None)
 
 
 class _Attend(torch.autograd.Function):

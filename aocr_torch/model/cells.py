@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.model.fused import compiled, lstm_state
+from aocr_torch.model.repeated import StepLinear
 
 State = tuple[Tensor, ...]
 
@@ -28,7 +29,7 @@ class LSTMCell(nn.Module):
 
     def __init__(self, input_size: int, num_units: int, state_clip_value: float):
         super().__init__()
-        self.linear = nn.Linear(input_size + num_units, 4 * num_units)
+        self.linear = StepLinear(input_size + num_units, 4 * num_units)
         self.state_clip_value = state_clip_value
         nn.init.orthogonal_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -51,8 +52,8 @@ class GRUCell(nn.Module):
 
     def __init__(self, input_size: int, num_units: int, state_clip_value: float = 0.0):
         super().__init__()
-        self.linear = nn.Linear(input_size, 3 * num_units)
-        self.hidden = nn.Linear(num_units, 3 * num_units)
+        self.linear = StepLinear(input_size, 3 * num_units)
+        self.hidden = StepLinear(num_units, 3 * num_units)
         for layer in (self.linear, self.hidden):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)

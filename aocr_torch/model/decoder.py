@@ -17,6 +17,7 @@ from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
 from aocr_torch.model.cells import CELLS, State
 from aocr_torch.model.fused import FusedMemory, attention_of, compiled, read_out
+from aocr_torch.model.repeated import RepeatedLinear, StepLinear, gradients_taken_once
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -24,8 +25,8 @@ SIGNS_AT_A_TIME = 32  # over the bytes of a number, by compiled steps: keys and 
 CERTAIN = 100.0  # a logit over 0 whose probability is 1 in every format
 
 
-def _glorot_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    layer = nn.Linear(in_features, out_features, bias)
+def _glorot_linear(in_features: int, out_features: int, bias: bool = True) -> StepLinear:
+    layer = StepLinear(in_features, out_features, bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -37,11 +38,6 @@ def _classifier(num_units: int, num_classes: int) -> nn.Linear:
     nn.init.orthogonal_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _previous_character(logits: Tensor, labels: Optional[Tensor], step: int) -> Tensor:
-    """The ids (B,) that step `step` + 1 is told: the ground truth in training, else the choice just made."""
-    return logits.argmax(1) if labels is None else labels[:, step]
 
 
 class AttentionDecoder(nn.Module):
@@ -108,56 +104,83 @@ class AttentionDecoder(nn.Module):
         self, features: Tensor, labels: Optional[Tensor], is_taught: bool, is_whole: bool = False
     ) -> tuple[Tensor, Tensor]:
         """`forward`. is_whole: compile an untaught step as a whole, from the cell to the logits."""
-        batch, _, channels = features.shape
         keys = self.attention_key(features)  # (B, L, C), the same at every step
         # A one-hot vector times a matrix is a row of it, so the character part of the projection is an embedding.
-        character_weight, context_weight = self.input_projection.weight.split([self.num_classes, channels], dim=1)
-        characters = character_weight.t()  # (K, K)
+        parts = [self.num_classes, features.shape[2]]
+        character_weight, context_weight = self.input_projection.weight.split(parts, dim=1)
+        characters, bias = character_weight.t(), self.input_projection.bias  # (K, K), (K,)
         if is_whole:
             memory = FusedMemory(features, keys, self.attention_v)
             attend = memory.met_keys, memory.v, memory.are_grown, features
             take = partial(compiled(AttentionDecoder._whole_step), self._lowered(keys.dtype), *attend)
-        else:
-            take = partial(self._step, self._attention(features, keys), context_weight)
+            return self._take_steps(take, features, characters, labels, is_taught, is_whole)
+        attend = self._attention(features, keys)
+        if not self.is_fast or not torch.is_grad_enabled() or devices.is_recording():
+            take = partial(self._step, attend, partial(F.linear, weight=context_weight, bias=bias))
+            return self._take_steps(take, features, characters, labels, is_taught)
+        layers = [layer for layer in self.cell.children() if isinstance(layer, StepLinear)]
+        with gradients_taken_once([*layers, self.attention_query], keys.dtype):
+            take = partial(self._step, attend, RepeatedLinear(context_weight, bias, keys.dtype))
+            return self._take_steps(take, features, characters, labels, is_taught)
+
+    def _take_steps(
+        self,
+        take: Callable[..., tuple[Tensor, Tensor, Tensor, State]],
+        features: Tensor,
+        characters: Tensor,
+        labels: Optional[Tensor],
+        is_taught: bool,
+        is_whole: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """All steps. take: a step from `told` on; characters: (K, K), the input projection of each."""
+        batch, _, channels = features.shape
         context = features.new_zeros(batch, channels)  # (B, C)
         state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
-        told = characters.new_zeros(batch, self.num_classes) if self.use_autoregression else None  # (B, K)
-        previous: Optional[Tensor] = None
+        told = taught = None
+        if self.use_autoregression:
+            told = characters.new_zeros(batch, self.num_classes)  # (B, K)
+            taught = None if labels is None else F.embedding(labels, characters).unbind(1)  # T times (B, K)
         all_outputs, all_attention = [], []
         for step in range(self.num_steps):
-            if previous is not None:
-                told = F.embedding(previous, characters)
             output, attention, context, state = take(told, context, state)
             if not is_taught and not is_whole:
                 output = self._classify(output)  # (B, K)
-            if self.use_autoregression:
-                previous = _previous_character(output, labels, step)
             all_outputs.append(output)
             all_attention.append(attention)
-            if self.ending is not None and not is_taught and bool((previous == self.ending).all()):
-                left_out = self.num_steps - len(all_outputs)
-                certain = torch.zeros_like(output)
-                certain[:, self.ending] = CERTAIN
-                all_outputs += [certain] * left_out
-                all_attention += [torch.zeros_like(attention)] * left_out
-                break
+            if taught is not None:
+                told = taught[step]
+            elif self.use_autoregression:
+                chosen = output.argmax(1)  # (B,)
+                if self.ending is not None and bool((chosen == self.ending).all()):
+                    left_out = self.num_steps - len(all_outputs)
+                    certain = torch.zeros_like(output)
+                    certain[:, self.ending] = CERTAIN
+                    all_outputs += [certain] * left_out
+                    all_attention += [torch.zeros_like(attention)] * left_out
+                    break
+                told = F.embedding(chosen, characters)
         outputs = torch.stack(all_outputs, 1)
         return self._classify(outputs) if is_taught else outputs, torch.stack(all_attention, 1)  # (B, T, K), (B, T, L)
 
     def _step(
-        self, attend: Attend, context_weight: Tensor, told: Optional[Tensor], context: Tensor, state: State
+        self,
+        attend: Attend,
+        project: Callable[[Tensor], Tensor],
+        told: Optional[Tensor],
+        context: Tensor,
+        state: State,
     ) -> tuple[Tensor, Tensor, Tensor, State]:
         """One step.
 
         Args:
             attend: turns a query (B, C) into attention (B, L) and read-out (B, C).
-            context_weight: (K, C), the input projection of what was read out.
+            project: the input projection of what was read out, (B, C) -> (B, K).
             told: (B, K), that of the character before, if the decoder is told. context: (B, C), the read-out before.
 
         Returns:
             cell output and read-out (B, U + C), attention (B, L), read-out (B, C), state.
         """
-        x = F.linear(context, context_weight, self.input_projection.bias)  # (B, K)
+        x = project(context)  # (B, K)
         state = self.cell(x if told is None else x + told, state)
         attention, context = attend(self.attention_query(torch.cat(state, 1)))  # (B, L), (B, C)
         return torch.cat([state[-1], context], 1), attention, context, state
@@ -171,8 +194,10 @@ class AttentionDecoder(nn.Module):
             attention = attention_of(keys, query, v, are_grown)
             return attention, read_out(attention, features).to(query.dtype)
 
-        context_weight = self.input_projection.weight[:, self.num_classes :]
-        output, *others = self._step(attend, context_weight, *inputs)
+        def project(context: Tensor) -> Tensor:
+            return F.linear(context, self.input_projection.weight[:, self.num_classes :], self.input_projection.bias)
+
+        output, *others = self._step(attend, project, *inputs)
         return (self._classify(output), *others)
 
     def _lowered(self, dtype: torch.dtype) -> AttentionDecoder:
@@ -246,7 +271,7 @@ class NetSliceDecoder(nn.Module):
             state = self.cell(x, state)
             logits = self.classifier(state[-1])  # (B, K)
             if self.use_autoregression:
-                ids = _previous_character(logits, labels, step)
+                ids = logits.argmax(1) if labels is None else labels[:, step]
                 previous = F.one_hot(ids, self.num_classes).to(features.dtype)
             all_logits.append(logits)
         return torch.stack(all_logits, 1), None  # (B, T, K)
