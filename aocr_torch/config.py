@@ -199,8 +199,8 @@ class Run:
     record_step: bool = True
     """Record the training step once and launch it as a whole, where the device can: a CUDA graph on one cuda device."""
     compile: bool = False
-    """Fuse BatchNorm, pools, attention, LSTM gates (and colours, on cuda) with torch.compile: with Triton on cuda, a C++
-    compiler on the CPU. It takes a minute, once for each batch size; an evaluation on the CPU 15 s."""
+    """Fuse BatchNorm, pools, attention, LSTM gates (and colours, on cuda) with torch.compile, which needs Triton on
+    cuda and a C++ compiler on the CPU. It takes a minute, once for each batch size; an evaluation on the CPU 15 s."""
     max_consecutive_skips: int = 50
     """Steps in a row that may overflow in float16 at the lowest loss scale before training stops."""
     train_log_dir: str = "runs/train"

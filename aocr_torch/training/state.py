@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config
-from aocr_torch.data.augment import Augmentation, AugmentParameters, augment, distort_color, split_views
+from aocr_torch.data.augment import Augmentation, AugmentParameters, augment, split_views
 from aocr_torch.data.charset import Charset
+from aocr_torch.data.color import distort_color
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
 from aocr_torch.model.fused import compiled

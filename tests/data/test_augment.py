@@ -10,22 +10,19 @@ import pytest
 import torch
 
 from aocr_torch.data import augment as module
+from aocr_torch.data import color
 from aocr_torch.data.augment import (
     AREA,
     BICUBIC,
     BILINEAR,
     NEAREST,
     AugmentParameters,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
     augment,
     crop_and_resize,
-    distort_color,
     draw_parameters,
     split_views,
 )
+from aocr_torch.data.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, distort_color
 
 OPERATIONS = {
     "brightness": adjust_brightness,
@@ -183,7 +180,7 @@ def test_contrast_and_brightness():
 @pytest.mark.parametrize("orders", ["0123", "0", "1", "2", "3", "02", "23", "03", "12", "0301", "3210"])
 def test_orders_are_the_operations_one_after_the_other(monkeypatch, orders, every_pass_runs):
     if every_pass_runs:  # what happens on an accelerator
-        monkeypatch.setattr(module, "_maybe_any", lambda condition: True)
+        monkeypatch.setattr(color, "_maybe_any", lambda condition: True)
     order = torch.tensor([int(digit) for digit in orders] * 2)
     images = random_images(len(order))
     drawn = draw_parameters(3, torch.arange(len(order)), 1, 20, 24)
