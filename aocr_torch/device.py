@@ -174,8 +174,8 @@ def is_host(device: torch.device) -> bool:
 
 def is_recording() -> bool:
     """Whether operations are written down for an export or a compiler, which must see plain ones, rather than run."""
-    is_compiling = getattr(torch.compiler, "is_compiling", None)  # from torch 2.2 on
-    return torch.jit.is_tracing() or (is_compiling is not None and is_compiling())
+    is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is_compiling  # the first from 2.2 on
+    return torch.jit.is_tracing() or is_compiling()
 
 
 def prefers_channels_last(device: torch.device) -> bool:

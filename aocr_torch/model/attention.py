@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
-from aocr_torch.model.fused import FusedMemory, grown
-from aocr_torch.model.repeated import Gather
+from aocr_torch.model.fused import FusedMemory, grown, is_within
+from aocr_torch.model.repeated import Gather, forget_other_passes
 
 PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
 
@@ -64,6 +64,7 @@ class _Attend(torch.autograd.Function):
         query, attention = ctx.saved_tensors
         if d_context is None:
             d_context = torch.zeros_like(query)
+        forget_other_passes(ctx.memory)
         gathers = ctx.needs_input_grad[1]
         d_query = ctx.memory.attend_backward(query, attention.detach(), d_attention, d_context, gathers)
         return d_query.to(query.dtype), None, None
@@ -72,8 +73,7 @@ class _Attend(torch.autograd.Function):
 class _Memory:
     """What every step attends to, and the gradients that gather during the backward pass: eager, in pieces on the host.
 
-    It has what `Attention` asks of a memory: `steps`, empty before any backward pass, `attend`, `attend_backward`, and
-    `gather`.
+    It has what `Attention` asks of a memory: `attend`, `attend_backward`, and what `repeated.Gather` asks of one.
     """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
@@ -81,12 +81,13 @@ class _Memory:
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
         self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
-        self.grown_keys = grown(self.keys, self.dtype)
+        self.grown_keys = grown(self.keys, self.dtype) if devices.is_host(keys.device) else None
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
         self.without_autocast = partial(torch.autocast, keys.device.type, enabled=False)
-        self._forget_gradients()
+        self.backward_pass = -1
+        self.forget()
 
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
@@ -128,25 +129,24 @@ class _Memory:
         with self.without_autocast():
             d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
         gradients = d_features, self.d_keys.mul_(self.slope), -2 * self.d_v
-        self._forget_gradients()
+        self.forget()
         return gradients
 
-    def _forget_gradients(self) -> None:
+    def forget(self) -> None:
+        """Drops the gradients of all steps."""
         self.d_keys: Optional[Tensor] = None
         self.d_v = torch.zeros_like(self.v)
         self.steps: list[tuple[Tensor, Tensor]] = []  # attention (B, L), d_context (B, C)
 
-    def _inverse(self, piece: slice, query: Tensor) -> Tensor:
-        """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites.
+    def _inverse(self, piece: slice, query: tuple[Tensor, bool]) -> Tensor:
+        """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites."""
+        met, is_grown = query[0][piece, None], query[1]
+        out = self.buffer[: len(met)]
+        if is_grown:
+            return torch.addcmul(self.one, self.grown_keys[piece], met, out=out).reciprocal_()
+        return torch.add(self.keys[piece], met, out=out).mul_(-2).sigmoid_()
 
-        query (B, C): exp(2 query) where the keys are grown.
-        """
-        out = self.buffer[: len(query[piece])]
-        if self.grown_keys is None:
-            return torch.add(self.keys[piece], query[piece, None], out=out).mul_(-2).sigmoid_()
-        return torch.addcmul(self.one, self.grown_keys[piece], query[piece, None], out=out).reciprocal_()
-
-    def _met(self, query: Tensor) -> Tensor:
-        """The query (B, C) as it meets the keys."""
+    def _met(self, query: Tensor) -> tuple[Tensor, bool]:
+        """The query (B, C) as it meets the keys, and whether that is as exp(2 query)."""
         wide = query.to(self.dtype)
-        return wide if self.grown_keys is None else (2 * wide).exp_()
+        return ((2 * wide).exp_(), True) if is_within(wide) else (wide, False)

@@ -6,6 +6,7 @@ B batch, L feature positions, C channels, T steps, K classes, U units.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Callable, Optional
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from aocr_torch import device as devices
 from aocr_torch.model.attention import Attention
 from aocr_torch.model.cells import CELLS, State
-from aocr_torch.model.fused import FusedMemory, attention_of, compiled, read_out
+from aocr_torch.model.fused import attention_of, compiled, grown, is_within, read_out
 from aocr_torch.model.repeated import RepeatedLinear, StepLinear, gradients_taken_once
 
 Attend = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -50,8 +51,8 @@ class AttentionDecoder(nn.Module):
         is_fast: the same numbers up to rounding in less time and memory; see model/attention.py.
 
     `ending`, the id of the null character, lets an untaught reading stop at the first step at which every sign of the
-    batch reads null. The steps left out have the logits of a certain null and attention 0. On an accelerator every step
-    then waits for the device.
+    batch reads null, or of the group of it that is read at once. The steps left out have the logits of a certain null
+    and attention 0. On an accelerator every step then waits for the device.
     """
 
     is_fused = False
@@ -70,7 +71,7 @@ class AttentionDecoder(nn.Module):
     ):
         super().__init__()
         self.is_fast = is_fast
-        self._copies: list[AttentionDecoder] = []
+        self._copies: list[AttentionDecoder] = []  # in a list: no module of this one; see `_lowered`
         self.num_steps, self.num_units, self.num_classes = num_steps, num_units, num_classes
         self.use_autoregression = use_autoregression
         self.input_projection = _glorot_linear(num_classes + channels, num_classes)
@@ -93,46 +94,34 @@ class AttentionDecoder(nn.Module):
             logits float (B, T, K) and attention weights float32 or wider (B, T, L), each row summing to 1.
         """
         is_taught = labels is not None or not self.use_autoregression  # no step waits for the choice of the last
-        is_whole = self.is_fast and self.is_fused and not is_taught and not torch.is_grad_enabled()
-        if not is_whole or not devices.is_host(features.device) or devices.is_recording():
-            return self._read(features, labels, is_taught)
-        parts = features.split(SIGNS_AT_A_TIME // features.element_size())
-        logits, attention = zip(*(self._read(part, None, is_taught, is_whole) for part in parts))
-        return torch.cat(logits), torch.cat(attention)
-
-    def _read(
-        self, features: Tensor, labels: Optional[Tensor], is_taught: bool, is_whole: bool = False
-    ) -> tuple[Tensor, Tensor]:
-        """`forward`. is_whole: compile an untaught step as a whole, from the cell to the logits."""
         keys = self.attention_key(features)  # (B, L, C), the same at every step
         # A one-hot vector times a matrix is a row of it, so the character part of the projection is an embedding.
         parts = [self.num_classes, features.shape[2]]
         character_weight, context_weight = self.input_projection.weight.split(parts, dim=1)
         characters, bias = character_weight.t(), self.input_projection.bias  # (K, K), (K,)
-        if is_whole:
-            memory = FusedMemory(features, keys, self.attention_v)
-            attend = memory.met_keys, memory.v, memory.are_grown, features
-            take = partial(compiled(AttentionDecoder._whole_step), self._lowered(keys.dtype), *attend)
-            return self._take_steps(take, features, characters, labels, is_taught, is_whole)
-        attend = self._attention(features, keys)
-        if not self.is_fast or not torch.is_grad_enabled() or devices.is_recording():
-            take = partial(self._step, attend, partial(F.linear, weight=context_weight, bias=bias))
+        is_plain, has_gradients = not self.is_fast or devices.is_recording(), torch.is_grad_enabled()
+        if self.is_fused and devices.is_host(features.device) and not (is_plain or is_taught or has_gradients):
+            lowered, size = self._lowered(keys.dtype), SIGNS_AT_A_TIME // features.element_size()
+            groups = zip(features.split(size), keys.split(size))
+            logits, attention = zip(*(self._read_compiled(*group, characters, lowered) for group in groups))
+            return torch.cat(logits), torch.cat(attention)
+        take = partial(self._step, self._attention(features, keys), None if is_taught else self._classify)
+        if is_plain or not has_gradients:
+            take = partial(take, partial(F.linear, weight=context_weight, bias=bias))
             return self._take_steps(take, features, characters, labels, is_taught)
-        layers = [layer for layer in self.cell.children() if isinstance(layer, StepLinear)]
-        with gradients_taken_once([*layers, self.attention_query], keys.dtype):
-            take = partial(self._step, attend, RepeatedLinear(context_weight, bias, keys.dtype))
+        with gradients_taken_once([*self.cell.children(), self.attention_query], keys.dtype):
+            take = partial(take, RepeatedLinear(context_weight, bias, keys.dtype))
             return self._take_steps(take, features, characters, labels, is_taught)
 
     def _take_steps(
         self,
-        take: Callable[..., tuple[Tensor, Tensor, Tensor, State]],
+        take: Callable[..., Sequence[Any]],
         features: Tensor,
         characters: Tensor,
         labels: Optional[Tensor],
         is_taught: bool,
-        is_whole: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """All steps. take: a step from `told` on; characters: (K, K), the input projection of each."""
+        """All steps. take: `_step` from `told` on; characters: (K, K), the input projection of each."""
         batch, _, channels = features.shape
         context = features.new_zeros(batch, channels)  # (B, C)
         state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
@@ -143,8 +132,6 @@ class AttentionDecoder(nn.Module):
         all_outputs, all_attention = [], []
         for step in range(self.num_steps):
             output, attention, context, state = take(told, context, state)
-            if not is_taught and not is_whole:
-                output = self._classify(output)  # (B, K)
             all_outputs.append(output)
             all_attention.append(attention)
             if taught is not None:
@@ -165,6 +152,7 @@ class AttentionDecoder(nn.Module):
     def _step(
         self,
         attend: Attend,
+        finish: Optional[Callable[[Tensor], Tensor]],
         project: Callable[[Tensor], Tensor],
         told: Optional[Tensor],
         context: Tensor,
@@ -174,40 +162,70 @@ class AttentionDecoder(nn.Module):
 
         Args:
             attend: turns a query (B, C) into attention (B, L) and read-out (B, C).
+            finish: turns cell output and read-out, (B, U + C), into logits (B, K); None leaves that for later.
             project: the input projection of what was read out, (B, C) -> (B, K).
             told: (B, K), that of the character before, if the decoder is told. context: (B, C), the read-out before.
 
         Returns:
-            cell output and read-out (B, U + C), attention (B, L), read-out (B, C), state.
+            logits, or cell output and read-out; attention (B, L); read-out (B, C); state.
         """
         x = project(context)  # (B, K)
         state = self.cell(x if told is None else x + told, state)
         attention, context = attend(self.attention_query(torch.cat(state, 1)))  # (B, L), (B, C)
-        return torch.cat([state[-1], context], 1), attention, context, state
+        output = torch.cat([state[-1], context], 1)  # (B, U + C)
+        return output if finish is None else finish(output), attention, context, state
+
+    def _read_compiled(
+        self, features: Tensor, keys: Tensor, characters: Tensor, lowered: AttentionDecoder, are_grown: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """An untaught reading whose steps are compiled as a whole. lowered: this decoder in the dtype of the keys.
+
+        Exponentials of bfloat16 keys are kept in bfloat16, which moves a key by up to 0.001; as bfloat16 itself does
+        with one of 0.5.
+        """
+        wide = torch.promote_types(keys.dtype, torch.float32)
+        dtype = wide if keys.dtype == torch.float16 else keys.dtype  # that reaches as far as float32
+        met_keys = compiled(grown)(keys, dtype) if are_grown else keys
+        step = partial(compiled(AttentionDecoder._whole_step), lowered, features, met_keys, self.attention_v.to(wide))
+        queries = []
+
+        def take(*inputs: Any) -> Sequence[Any]:
+            *outputs, query = step(are_grown, *inputs)
+            queries.append(query)
+            return outputs
+
+        reading = self._take_steps(take, features, characters, labels=None, is_taught=False)
+        if are_grown and not is_within(torch.cat(queries)):
+            return self._read_compiled(features, keys, characters, lowered, are_grown=False)
+        return reading
 
     def _whole_step(
-        self, keys: Tensor, v: Tensor, are_grown: bool, features: Tensor, *inputs: Any
-    ) -> tuple[Tensor, Tensor, Tensor, State]:
-        """`_step` with logits (B, K) in place of the output; keys, v and are_grown as `attention_of` takes them."""
+        self, features: Tensor, keys: Tensor, v: Tensor, are_grown: bool, *inputs: Any
+    ) -> tuple[Tensor, Tensor, Tensor, State, Tensor]:
+        """`_step` to the logits, and its query (B, C); keys, v and are_grown as `attention_of` takes them."""
+        queries = []
 
         def attend(query: Tensor) -> tuple[Tensor, Tensor]:
+            queries.append(query)
             attention = attention_of(keys, query, v, are_grown)
             return attention, read_out(attention, features).to(query.dtype)
 
         def project(context: Tensor) -> Tensor:
             return F.linear(context, self.input_projection.weight[:, self.num_classes :], self.input_projection.bias)
 
-        output, *others = self._step(attend, project, *inputs)
-        return (self._classify(output), *others)
+        return (*self._step(attend, self._classify, project, *inputs), queries[0])
 
     def _lowered(self, dtype: torch.dtype) -> AttentionDecoder:
         """This decoder in `dtype`: autocast would lower the weights again at every step."""
         if self.attention_v.dtype == dtype:
             return self
-        if not self._copies or self._copies[0].attention_v.dtype != dtype:
-            self._copies = [copy.deepcopy(self).to(dtype)]  # in a list: it is no module of this one
-        torch._foreach_copy_(list(self._copies[0].parameters()), list(self.parameters()))
-        return self._copies[0]
+        copies = self._copies
+        is_inference = torch.is_inference_mode_enabled()
+        if not copies or (copies[0].attention_v.dtype, copies[0].attention_v.is_inference()) != (dtype, is_inference):
+            copies.clear()
+            copies.append(copy.deepcopy(self).to(dtype))
+        torch._foreach_copy_(list(copies[0].parameters()), list(self.parameters()))
+        return copies[0]
 
     def _classify(self, output: Tensor) -> Tensor:
         """Cell output and read-out, (..., U + C) -> logits (..., K)."""

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from aocr_torch import device as devices
 
 ROWS_AT_A_TIME = 16
-MOST_GROWN = 20.0
+MOST_KEY, MOST_QUERY = 40.0, 30.0
 MOST_SHAPES = 64  # a kernel for each shape; torch's default of 8 would give up at the ninth layer
 
 
@@ -126,24 +126,19 @@ def _maps(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
-def exponentials(keys: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """exp(2 keys), computed in float32 or wider, in `dtype`; and the largest |key|, ()."""
-    wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
-    lowest, highest = wide.aminmax()
-    return (2 * wide).exp_().to(dtype), torch.maximum(highest, -lowest)
+def grown(keys: Tensor, dtype: torch.dtype) -> Tensor:
+    """exp(2 keys) in `dtype`, which reaches as far as float32. Keys beyond 40 are taken as 40.
 
-
-def grown(keys: Tensor, dtype: torch.dtype, is_fused: bool = False) -> Optional[Tensor]:
-    """exp(2 keys) in `dtype`, of float32's range; None with a key beyond 20, and on an accelerator: it would have to
-    wait to know.
-
-    Keys within 20 leave the query free: where exp(2 query) overflows or vanishes, their sum is beyond 23, and r is 0 or
-    1 to every digit of float32.
+    With a query within 30 their sum is then still beyond 10, where tanh is 1 to 4e-9. With others see `is_within`.
     """
-    if not devices.is_host(keys.device):
-        return None
-    values, most = (compiled(exponentials) if is_fused else exponentials)(keys, dtype)
-    return values if bool(most < MOST_GROWN) else None  # written so that NaN is no reason to go on
+    wide = keys if keys.dtype == torch.float64 else keys.float()
+    return wide.clamp(-MOST_KEY, MOST_KEY).mul_(2).exp_().to(dtype)
+
+
+def is_within(query: Tensor) -> bool:
+    """Whether a query may meet `grown` keys. On an accelerator none may: it would have to wait to know."""
+    # Written so that NaN is no reason to go on.
+    return devices.is_host(query.device) and bool(query.abs().amax() <= MOST_QUERY)
 
 
 def _inverse(keys: Tensor, query: Tensor, are_grown: bool) -> Tensor:
@@ -165,7 +160,7 @@ def _sum_of_rows(x: Tensor) -> Tensor:
 def attention_of(keys: Tensor, query: Tensor, v: Tensor, are_grown: bool) -> Tensor:
     """softmax(v . tanh(keys + query)): keys (B, L, C), query (B, C), v (C,) -> (B, L) in v's dtype, float32 or wider.
 
-    are_grown: keys are exp(2 keys).
+    are_grown: keys are `grown` ones, and the query `is_within`.
     """
     tanh = 1 - 2 * _inverse(keys.to(v.dtype), query.to(v.dtype)[:, None], are_grown)
     return torch.softmax((tanh * v).sum(2), 1)
@@ -206,29 +201,33 @@ def keys_backward(keys: Tensor, queries: Tensor, v: Tensor, d_energies: Tensor, 
 class FusedMemory:
     """A memory for `attention.Attention`, in a few kernels a step; keys and features stay in the dtype they come in.
 
-    The host takes the exponential of the keys once for all steps; from bfloat16 in bfloat16, which is as near to it as
-    the keys are to float32.
+    The host takes the exponential of the keys once for all steps, in v's dtype.
     """
 
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         wide = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = features.detach(), keys.detach(), v.detach().to(wide)
-        grown_keys = grown(self.keys, wide if keys.dtype == torch.float16 else keys.dtype, is_fused=True)
-        self.are_grown = grown_keys is not None
-        self.met_keys = grown_keys if self.are_grown else self.keys  # as they enter a kernel
+        self.grown_keys = compiled(grown)(self.keys, wide) if devices.is_host(keys.device) else None
+        self.backward_pass = -1
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the gradients of all steps."""
         self.steps: list[tuple[Tensor, ...]] = []  # query, d_energy, d_v, attention, d_context
 
     def attend(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """query (B, C) -> attention (B, L), read-out (B, C)."""
-        attention = compiled(attention_of)(self.met_keys, query, self.v, self.are_grown)
+        keys, are_grown = self._keys_for(query)
+        attention = compiled(attention_of)(keys, query, self.v, are_grown)
         return attention, compiled(read_out)(attention, self.features)
 
     def attend_backward(
         self, query: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor, gathers: bool
     ) -> Tensor:
         """The gradient of a step's query, (B, C); if it `gathers`, the step is kept for `gather`."""
+        keys, are_grown = self._keys_for(query)
         d_energy = compiled(energy_backward)(self.features, attention, d_attention, d_context)
-        d_query, d_v = compiled(query_backward)(self.met_keys, query, self.v, d_energy, self.are_grown)
+        d_query, d_v = compiled(query_backward)(keys, query, self.v, d_energy, are_grown)
         if gathers:
             self.steps.append((query, d_energy, d_v, attention, d_context))
         return d_query
@@ -236,11 +235,15 @@ class FusedMemory:
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients of features, keys and v from all steps, which are forgotten."""
         queries, d_energies, d_v, attention, d_contexts = (torch.stack(values, 1) for values in zip(*self.steps))
-        self.steps = []
+        self.forget()
         dtype = self.features.dtype
         d_features = torch.bmm(attention.to(dtype).transpose(1, 2), d_contexts.to(dtype))  # (B, L, T) @ (B, T, C)
-        d_keys = compiled(keys_backward)(self.met_keys, queries, self.v, d_energies, self.are_grown)
-        return d_features, d_keys, d_v.sum((0, 1))
+        keys, are_grown = self._keys_for(queries)
+        return d_features, compiled(keys_backward)(keys, queries, self.v, d_energies, are_grown), d_v.sum((0, 1))
+
+    def _keys_for(self, query: Tensor) -> tuple[Tensor, bool]:
+        """The keys as they meet a query in a kernel, and whether they are grown."""
+        return (self.grown_keys, True) if is_within(query) else (self.keys, False)
 
 
 def lstm_state(gates: Tensor, c: Tensor, forget_bias: float, clip: float) -> tuple[Tensor, Tensor]:

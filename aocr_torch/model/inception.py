@@ -39,7 +39,9 @@ class ConvBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) -> (N, C_out, H', W')."""
-        if not self.is_fast or devices.is_recording():
+        # A compiled evaluation folds here too: left to itself, torch 2.1's compiler folds once and for all.
+        is_compiled = self.bn.is_fused and not self.training
+        if not self.is_fast or (devices.is_recording() and not is_compiled):
             return F.relu(self.bn(self.conv(x)), inplace=True)
         if self.training:
             return self.bn.with_relu(self.conv(x))

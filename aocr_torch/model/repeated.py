@@ -20,6 +20,8 @@ class Gather(torch.autograd.Function):
 
     So its backward runs after theirs, and returns what `memory.gather()` makes of `memory.steps`: the gradients of the
     tensors. The memory must know no graph: with the token in it, a cycle would keep everything alive.
+
+    A step's backward first calls `forget_other_passes`, which needs `memory.forget()` and `memory.backward_pass`, -1.
     """
 
     @staticmethod
@@ -33,6 +35,14 @@ class Gather(torch.autograd.Function):
         if not ctx.memory.steps:
             return (None, *(None for _ in ctx.dtypes))
         return (None, *(gradient.to(dtype) for gradient, dtype in zip(ctx.memory.gather(), ctx.dtypes)))
+
+
+def forget_other_passes(memory: Any) -> None:
+    """Forgets the steps of a backward pass that never came to `Gather`: it asked for other gradients, or failed."""
+    this_pass = torch._C._current_graph_task_id()
+    if memory.backward_pass != this_pass:
+        memory.forget()
+        memory.backward_pass = this_pass
 
 
 class RepeatedLinear:
@@ -54,12 +64,15 @@ class RepeatedLinear:
 
 class _LinearMemory:
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight, bias
+        self.weight, self.bias, self.backward_pass = weight, bias, -1
+        self.forget()
+
+    def forget(self) -> None:
         self.steps: list[tuple[Tensor, Tensor]] = []  # x (B, I), d_out (B, O)
 
     def gather(self) -> tuple[Tensor, Tensor]:
         x, d_out = (torch.cat(values) for values in zip(*self.steps))
-        self.steps = []
+        self.forget()
         return d_out.t() @ x, d_out.sum(0)
 
 
@@ -68,16 +81,17 @@ class _RepeatedLinear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, token: Tensor, memory: _LinearMemory) -> Tensor:
         x = x.to(memory.weight.dtype)
         ctx.memory = memory
-        ctx.save_for_backward(x)
+        ctx.save_for_backward(x, memory.weight)  # autograd notices when the weight changes in between
         return F.linear(x, memory.weight, memory.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> tuple[Optional[Tensor], None, None]:
-        (x,) = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
+        forget_other_passes(ctx.memory)
         if ctx.needs_input_grad[1]:
             ctx.memory.steps.append((x.detach(), d_out))
-        return d_out @ ctx.memory.weight if ctx.needs_input_grad[0] else None, None, None
+        return d_out @ weight if ctx.needs_input_grad[0] else None, None, None
 
 
 class StepLinear(nn.Linear):

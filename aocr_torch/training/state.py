@@ -69,6 +69,7 @@ class Training:
         self.network: nn.Module = self.model
         self.precision = precision.choose(config.run, device)
         self._recorded: Optional[RecordedStep] = None
+        self._averaged_model: Optional[AttentionOCR] = None
         self.first_bad_step = torch.zeros((), dtype=torch.int64, device=device)  # 0: none so far
 
     def distribute(self) -> None:
@@ -236,11 +237,15 @@ class Training:
         """The model to evaluate: the average of the weights where there is one; the same on every rank."""
         model = self.model
         if self.ema is not None:
-            model = AttentionOCR(self.config.data, self.config.model, self.charset.size).to(self.device)
+            if self._averaged_model is None:  # kept: what is compiled for one may not serve another
+                with torch.random.fork_rng(devices=[]):  # a resumed training may make it later
+                    self._averaged_model = AttentionOCR(self.config.data, self.config.model, self.charset.size)
+                self._averaged_model.to(self.device)
+                if self.config.run.compile:
+                    self._averaged_model.fuse()
+            model = self._averaged_model
             model.load_state_dict(self.model.state_dict())
             self.ema.copy_to(model)
-            if self.config.run.compile:
-                model.fuse()
         if ranks.world_size() > 1:
             for buffer in model.buffers():
                 torch.distributed.broadcast(buffer, 0)

@@ -77,7 +77,7 @@ def test_backward_again_gives_the_same():
 
 
 @pytest.mark.parametrize("is_fused", [False, True])
-@pytest.mark.parametrize(("by_key", "by_query"), [(70, 0), (0, -70), (70, -70), (16, -60), (-16, 60)])
+@pytest.mark.parametrize(("by_key", "by_query"), [(70, 0), (0, -70), (70, -70), (45, -29), (-50, 60), (45, -50)])
 def test_sums_whose_exponentials_overflow(by_key, by_query, is_fused, monkeypatch):
     """Keys and queries far from 0, also such that nearly make each other up."""
     monkeypatch.setattr(fused, "compiled", lambda function: function)
@@ -89,6 +89,19 @@ def test_sums_whose_exponentials_overflow(by_key, by_query, is_fused, monkeypatc
     factor = torch.linspace(-1, 1, ours.numel()).view_as(ours)
     for mine, theirs in zip(*(torch.autograd.grad((each * factor).sum(), (keys, query)) for each in (ours, expected))):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_what_another_backward_pass_left_is_forgotten(is_fused, monkeypatch):
+    """One that wanted the gradient of a query alone leaves those of features, keys and v ungathered."""
+    monkeypatch.setattr(fused, "compiled", lambda function: function)
+    inputs = arguments()
+    attend = Attention(*inputs[:3], is_fused)
+    loss = attend(inputs[3])[1].square().sum()
+    expected = torch.autograd.grad(reading(*inputs[:4])[1].square().sum(), inputs[:4])
+    torch.autograd.grad(loss, inputs[3], retain_graph=True)
+    for mine, theirs in zip(torch.autograd.grad(loss, inputs[:4]), expected):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_differentiating_twice_is_refused():

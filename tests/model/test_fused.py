@@ -6,6 +6,7 @@ import weakref
 
 import pytest
 import torch
+import torch._dynamo
 
 from aocr_torch.config import Config
 from aocr_torch.model import cells, fused, inception
@@ -58,24 +59,73 @@ def test_same_numbers_as_the_plain_network(flags):
         torch.testing.assert_close(values, expected[name], rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def whole_steps(monkeypatch) -> list:
+    """What each call of a step that would be compiled as a whole was given."""
+    calls, take = [], decoders.AttentionDecoder._whole_step
+    monkeypatch.setattr(decoders.AttentionDecoder, "_whole_step", lambda *inputs: calls.append(inputs) or take(*inputs))
+    return calls
+
+
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("flags", [{}, {"cell": "gru"}, {"use_autoregression": False}])
-@pytest.mark.parametrize("signs_at_a_time", [16, 32])  # of 8 bytes a number: 2 and 4
-def test_the_same_reading(flags, signs_at_a_time, monkeypatch):
-    monkeypatch.setattr(decoders, "SIGNS_AT_A_TIME", signs_at_a_time)
+@pytest.mark.parametrize("query_is_large", [False, True])
+def test_the_same_reading(flags, query_is_large, monkeypatch):
+    """In groups of two signs, and with keys and queries beyond what exponentials bear."""
+    monkeypatch.setattr(decoders, "SIGNS_AT_A_TIME", 16)  # over the 8 bytes of a number
+    calls = whole_steps(monkeypatch)
     plain, ours = networks(torch.float64, **flags)
     torch.nn.init.normal_(plain.decoder.classifier.weight)  # so that they read different characters
+    if query_is_large:
+        plain.decoder.attention_key.weight.data.mul_(200)
+        plain.decoder.attention_query.bias.data.fill_(-35)
     ours.load_state_dict(plain.state_dict())
     views = torch.rand(B, V, 3, 79, 79, dtype=torch.float64)
     with torch.no_grad():
         expected = plain.eval()(views)
         for name, values in ours.eval()(views).items():
             torch.testing.assert_close(values, expected[name])
-    ours.decoder.ending = int(expected["logits"][0, 1].argmax())
-    stop = int((expected["logits"][0].argmax(1) == ours.decoder.ending).nonzero()[0]) + 1
-    assert stop < T or "use_autoregression" in flags
+    groups = 0 if "use_autoregression" in flags else 2
+    assert len(calls) == groups * T * (1 + query_is_large)  # read again
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_a_reading_ends_group_by_group(monkeypatch):
+    monkeypatch.setattr(decoders, "SIGNS_AT_A_TIME", 8)  # each sign by itself
+    plain, ours = networks(torch.float64)
+    torch.nn.init.normal_(plain.decoder.classifier.weight)
+    ours.load_state_dict(plain.state_dict())
+    views = torch.rand(B, V, 3, 79, 79, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(ours(views[:1])["logits"][:, :stop], expected["logits"][:1, :stop])
+        expected = plain.eval()(views)["logits"]
+        ids = expected.argmax(2)
+        ours.decoder.ending = int(ids[0, 1])
+        logits = ours.eval()(views)["logits"]
+    for row, ours_of_one, theirs in zip(ids, logits, expected):
+        ends = (row == ours.decoder.ending).nonzero()
+        stop = int(ends[0]) + 1 if len(ends) else T
+        torch.testing.assert_close(ours_of_one[:stop], theirs[:stop])
+        assert (ours_of_one[stop:].argmax(1) == ours.decoder.ending).all()
+    assert (logits == decoders.CERTAIN).any()
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_weights_that_were_lowered_follow_the_model(monkeypatch):
+    """The compiled reading in bfloat16 keeps a lowered copy of the decoder."""
+    calls = whole_steps(monkeypatch)
+    _, ours = networks(torch.float32)
+    views = torch.rand(B, V, 3, 79, 79)
+    ours.eval()
+    for context in (torch.no_grad, torch.inference_mode, torch.no_grad):
+        ours.decoder.classifier.bias.data.add_(1)
+        with context(), torch.autocast("cpu", dtype=torch.bfloat16):
+            first = ours(views)["logits"][:, 0]
+            ours.decoder.is_fast = False
+            expected = ours(views)["logits"][:, 0]
+            ours.decoder.is_fast = True
+        assert first.dtype == torch.bfloat16
+        torch.testing.assert_close(first, expected, rtol=0.05, atol=0.02)
+    assert {call[0].attention_v.dtype for call in calls} == {torch.bfloat16}
+    assert not any("_copies" in name for name in ours.state_dict())
 
 
 def test_a_device_on_which_it_was_never_tried_is_refused():
@@ -99,7 +149,7 @@ def test_under_autocast_nothing_is_lost():
 @pytest.mark.parametrize("on", ["host", "accelerator"])
 def test_gradients_of_attention_are_those_of_finite_differences(on, monkeypatch):
     if on == "accelerator":  # which takes the exponential of the sum
-        monkeypatch.setattr(fused, "grown", lambda *_, **__: None)
+        monkeypatch.setattr(fused, "is_within", lambda query: False)
     torch.manual_seed(1)
     shapes = [(2, 5, 3), (2, 5, 3), (3,), (2, 3), (2, 3)]
     inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
@@ -160,6 +210,8 @@ def test_compiled_reading(autocast):
     """Also after the weights changed: a training evaluates again and again."""
     plain, ours = networks(torch.float32)
     views = torch.rand(B, V, 3, 79, 79)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
     for _ in range(2):
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
             expected = plain.eval()(views)
@@ -176,3 +228,6 @@ def test_compiled_reading(autocast):
         for parameter in plain.parameters():
             parameter.data.mul_(1.1)
         ours.load_state_dict(plain.state_dict())
+    counters = torch._dynamo.utils.counters
+    assert not counters["graph_break"]
+    assert counters["stats"]["unique_graphs"] <= 3  # tower, keys, step

@@ -37,6 +37,24 @@ def test_a_loss_on_one_step_and_backward_again():
         torch.testing.assert_close(torch.autograd.grad(loss, mine, **options), expected)
 
 
+def test_what_another_backward_pass_left_is_forgotten():
+    """One that wanted the gradient of x alone leaves those of the weights ungathered."""
+    mine = inputs()
+    loss = steps(*mine)[-1].square().sum()
+    expected = torch.autograd.grad(steps(*mine)[-1].square().sum(), mine)
+    torch.autograd.grad(loss, mine[2], retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, mine), expected)
+
+
+def test_a_weight_that_changed_before_the_backward_pass_is_refused():
+    mine = inputs()
+    loss = steps(*mine)[-1].sum()
+    with torch.no_grad():
+        mine[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_frozen_weights_take_none():
     weight, bias, x = inputs(requires_grad=False)
     x.requires_grad_()
@@ -67,5 +85,11 @@ def test_lowered_weights_lose_less_than_autocasts():
         lowered = gradient().clone()
         with gradients_taken_once([layer], torch.bfloat16):
             ours = gradient()
-    assert layer.repeated is None
     assert (ours - exact).norm() < (lowered - exact).norm()
+
+
+def test_layers_are_plain_again_after_an_error():
+    layer = StepLinear(N, N)
+    with pytest.raises(KeyError), gradients_taken_once([layer], torch.float32):
+        raise KeyError
+    assert layer.repeated is None
