@@ -81,7 +81,7 @@ class _Memory:
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
         self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
-        self.grown_keys = grown(self.keys, self.dtype) if devices.is_host(keys.device) else None
+        self.grown_keys = grown(self.keys) if devices.is_host(keys.device) else None
         piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)

@@ -178,15 +178,10 @@ class AttentionDecoder(nn.Module):
     def _read_compiled(
         self, features: Tensor, keys: Tensor, characters: Tensor, lowered: AttentionDecoder, are_grown: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """An untaught reading whose steps are compiled as a whole. lowered: this decoder in the dtype of the keys.
-
-        Exponentials of bfloat16 keys are kept in bfloat16, which moves a key by up to 0.001; as bfloat16 itself does
-        with one of 0.5.
-        """
-        wide = torch.promote_types(keys.dtype, torch.float32)
-        dtype = wide if keys.dtype == torch.float16 else keys.dtype  # that reaches as far as float32
-        met_keys = compiled(grown)(keys, dtype) if are_grown else keys
-        step = partial(compiled(AttentionDecoder._whole_step), lowered, features, met_keys, self.attention_v.to(wide))
+        """An untaught reading whose steps are compiled as a whole. lowered: this decoder in the dtype of the keys."""
+        met_keys = compiled(grown)(keys) if are_grown else keys
+        v = self.attention_v.to(torch.promote_types(keys.dtype, torch.float32))
+        step = partial(compiled(AttentionDecoder._whole_step), lowered, features, met_keys, v)
         queries = []
 
         def take(*inputs: Any) -> Sequence[Any]:
