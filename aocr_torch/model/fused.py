@@ -56,10 +56,36 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+def _in_blocks(x: Tensor) -> Optional[Tensor]:
+    """(B, L, C) -> (B, L / 16, 16, C) on the host, if that divides.
+
+    Its compiler keeps the sums of 16 rows in registers; along a whole column it would wait for memory.
+    """
+    is_divisible = devices.is_host(x.device) and x.shape[1] % ROWS_AT_A_TIME == 0
+    return x.unflatten(1, (-1, ROWS_AT_A_TIME)) if is_divisible else None
+
+
+def _sum_of_rows(x: Tensor) -> Tensor:
+    """(B, L, C) -> (B, C)."""
+    blocks = _in_blocks(x)
+    return (x if blocks is None else blocks.sum(2)).sum(1)
+
+
+def _variance_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Biased variance and mean of (B, L, C) along L, (B, C) each; in blocks by the law of total variance."""
+    blocks = _in_blocks(x)
+    if blocks is None:
+        return torch.var_mean(x, 1, correction=0)
+    means = blocks.mean(2)  # (B, L / 16, C)
+    within = (blocks - means[:, :, None]).square().mean(2)
+    between, mean = torch.var_mean(means, 1, correction=0)
+    return within.mean(1) + between, mean
+
+
 def normalize_relu(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
     """x (V, M, C) -> relu of x normalised view by view, in its dtype; mean and biased variance, (V, C) each."""
     wide = x.to(weight.dtype)
-    variance, mean = torch.var_mean(wide, 1, correction=0)
+    variance, mean = _variance_and_mean(wide)
     normalized = (wide - mean[:, None]) * torch.rsqrt(variance + epsilon)[:, None]
     return torch.relu(normalized * weight + bias).to(x.dtype), mean, variance
 
@@ -71,10 +97,11 @@ def normalize_relu_backward(
     inverse_std = torch.rsqrt(variance + epsilon)[:, None]  # (V, 1, C)
     normalized = (x.to(weight.dtype) - mean[:, None]) * inverse_std
     gradient = torch.where(normalized * weight + bias > 0, d_out.to(weight.dtype), 0)
-    along_mean = gradient.mean(1, keepdim=True)  # (V, 1, C)
-    along_normalized = (gradient * normalized).mean(1, keepdim=True)
+    d_bias = _sum_of_rows(gradient)  # (V, C)
+    along_mean = d_bias[:, None] / x.shape[1]
+    along_normalized = _sum_of_rows(gradient * normalized)[:, None] / x.shape[1]
     d_x = (gradient - along_mean - normalized * along_normalized) * (inverse_std * weight)
-    return d_x.to(x.dtype), along_mean.sum((0, 1)) * x.shape[1]
+    return d_x.to(x.dtype), d_bias.sum(0)
 
 
 class NormalizedReLU(torch.autograd.Function):
@@ -150,13 +177,6 @@ def _inverse(keys: Tensor, query: Tensor, are_grown: bool) -> Tensor:
     exponential of (B, L, C) is left.
     """
     return 1 / (1 + (keys * torch.exp(2 * query) if are_grown else torch.exp(2 * (keys + query))))
-
-
-def _sum_of_rows(x: Tensor) -> Tensor:
-    """(B, L, C) -> (B, C). The host's compiler keeps 16 rows in registers; along a whole column it waits for memory."""
-    if devices.is_host(x.device) and x.shape[1] % ROWS_AT_A_TIME == 0:
-        x = x.unflatten(1, (-1, ROWS_AT_A_TIME)).sum(2)
-    return x.sum(1)
 
 
 def attention_of(keys: Tensor, query: Tensor, v: Tensor, are_grown: bool) -> Tensor:
