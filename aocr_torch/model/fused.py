@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 
-ROWS_AT_A_TIME = 16
+ROWS_AT_A_TIME = 4
 MOST_KEY, MOST_QUERY = 40.0, 30.0
 MOST_SHAPES = 64  # a kernel for each shape; torch's default of 8 would give up at the ninth layer
 
@@ -57,9 +57,9 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _in_blocks(x: Tensor) -> Optional[Tensor]:
-    """(B, L, C) -> (B, L / 16, 16, C) on the host, if that divides.
+    """(B, L, C) -> (B, L / 4, 4, C) on the host, if that divides.
 
-    Its compiler keeps the sums of 16 rows in registers; along a whole column it would wait for memory.
+    Its compiler keeps the sums of 4 rows in registers; along a whole column it would wait for memory.
     """
     is_divisible = devices.is_host(x.device) and x.shape[1] % ROWS_AT_A_TIME == 0
     return x.unflatten(1, (-1, ROWS_AT_A_TIME)) if is_divisible else None
@@ -76,7 +76,7 @@ def _variance_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
     blocks = _in_blocks(x)
     if blocks is None:
         return torch.var_mean(x, 1, correction=0)
-    means = blocks.mean(2)  # (B, L / 16, C)
+    means = blocks.mean(2)  # (B, L / 4, C)
     within = (blocks - means[:, :, None]).square().mean(2)
     between, mean = torch.var_mean(means, 1, correction=0)
     return within.mean(1) + between, mean
