@@ -110,4 +110,7 @@ def _numbers(version: Optional[str]) -> tuple[int, ...]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
     sys.exit(main())

@@ -101,17 +101,18 @@ def split_arguments(
             continue
         name, has_value, value = argument.lstrip("-").partition("=")
         name = name.replace("-", "_")
-        negated = name not in flags and name.startswith("no") and flags.get(name[2:].lstrip("_")) is bool
+        negated = name not in flags and name.startswith("no") and bool in kinds_of(flags.get(name[2:].lstrip("_")))
         if negated:
             name = name[2:].lstrip("_")
         if name not in flags:
             raise ConfigError(f"unknown flag --{name}{nearest(name, flags)}")
-        if flags[name] is bool:
+        if bool in kinds_of(flags[name]):
             if not has_value:
                 value = queue.pop(0) if queue and queue[0].lower() in _TRUTH else "True"
-            if value.lower() not in _TRUTH:
+            is_none = value in ("None", "") and type(None) in kinds_of(flags[name]) and not negated
+            if not is_none and value.lower() not in _TRUTH:
                 raise ConfigError(f"--{name} is {value!r}: expected True or False")
-            value = str(_TRUTH[value.lower()] != negated)
+            value = "None" if is_none else str(_TRUTH[value.lower()] != negated)
         elif not has_value:
             if not queue or queue[0].startswith("--"):
                 raise ConfigError(f"--{name} has no value: expected --{name} VALUE")

@@ -6,6 +6,7 @@ Every field is a flag and a YAML key of the same name; where the TensorFlow refe
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -71,7 +72,9 @@ class Data:
     def __post_init__(self) -> None:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1")
         _require(self.num_workers >= 0, f"num_workers is {self.num_workers}: expected 0 or more")
-        _require(self.num_records is None or self.num_records >= 1, f"num_records is {self.num_records}: at least 1")
+        _require(
+            self.num_records is None or self.num_records >= 1, f"num_records is {self.num_records}: expected at least 1"
+        )
         _require(self.echo >= 1, f"echo is {self.echo}: expected at least 1")
         _require(self.max_sequence_length >= 1, f"max_sequence_length is {self.max_sequence_length}: at least 1")
         _require(
@@ -172,7 +175,10 @@ class Optim:
     """Decay of an exponential moving average of the weights, used for evaluation; 0 for none."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}: expected more than 0")
+        _require(
+            0 < self.learning_rate < float("inf"),
+            f"learning_rate is {self.learning_rate}: expected a finite number above 0",
+        )
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 <= m < 1")
         _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: expected 0 or more")
         _require(self.decay_interval_steps >= 1, f"decay_interval_steps is {self.decay_interval_steps}: at least 1")
@@ -325,11 +331,24 @@ def from_dict(values: dict[str, Any], base: Optional[Config] = None, source: str
     return Config(**sections)
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that comes twice, of which YAML would take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice} comes twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def from_yaml(path: str | Path, base: Optional[Config] = None) -> Config:
     """Reads a YAML file of flag names and values; raises ConfigError naming the file."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _UniqueKeyLoader) or {}
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: expected a YAML file of flags") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: found {type(values).__name__}, expected lines of `flag: value`")
@@ -399,7 +418,7 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except RuntimeError as error:
         if "Failed to load the backend extension" not in str(error):
@@ -410,3 +429,10 @@ def run_main(main: Callable[[list[str]], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _one_line(error: Exception) -> str:
+    if not isinstance(error, OSError) or error.filename is None:
+        return str(error)
+    is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    return f"{error.filename}: {error.strerror}" + (": name a place where you may read and write" if is_denied else "")

@@ -1,4 +1,5 @@
-"""What the kinds of files share: a checkpoint's format and error, TensorFlow's CRC, and none is seen half written.
+"""What the kinds of files share: a checkpoint's format and error, TensorFlow's CRC, no file or folder is seen half
+written.
 
 And where the model lies that comes with the package.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +46,15 @@ def masked_crc(data) -> int:
 
 
 @contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError is that of `path`, of which the user knows."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
 def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when it is whole, so that nobody sees half of it.
 
@@ -50,8 +62,10 @@ def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
     several processes on several machines may write the same file at once.
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with _naming(path):
+        file = open(unfinished, "wb")  # noqa: SIM115 - closed below
     try:
-        with open(unfinished, "wb") as file:
+        with file:
             yield file
         if mtime_ns is not None:
             os.utime(unfinished, ns=(mtime_ns, mtime_ns))
@@ -59,3 +73,36 @@ def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raises OSError where `folder` is a mount point, of which only the content can be replaced."""
+    if os.path.ismount(folder):
+        raise OSError(f"{folder} is a mount point and cannot be replaced as a whole: name a folder inside it")
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of `folder` when it is whole; where that fails, `folder` stays as it was.
+
+    Until then it lies in a hidden one beside it.
+
+    Raises:
+        OSError: see `require_replaceable`.
+    """
+    folder = folder.resolve()
+    require_replaceable(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _naming(folder):
+        workplace = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    unfinished, replaced = workplace / "written", workplace / "replaced"
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+    finally:
+        if replaced.exists() and not folder.exists():
+            replaced.rename(folder)
+        shutil.rmtree(workplace, ignore_errors=True)

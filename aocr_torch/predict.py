@@ -223,6 +223,8 @@ def _load(path: Path, charset: Optional[Charset]) -> tuple[Reader, Charset]:
     config = checkpoints.config_of(state)
     charset = charset or checkpoints.charset_of(state)
     if charset is None:
-        raise checkpoints.CheckpointError(f"{path}: holds no charset, as it was converted: give its charset")
+        raise checkpoints.CheckpointError(
+            f"{path}: holds no charset, as it was converted: give --charset_filename FILE"
+        )
     model = checkpoints.build_model(state, config, charset, path)
     return Reader(model, config, charset.null_id), charset

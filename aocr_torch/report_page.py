@@ -104,7 +104,7 @@ def require_writable(path: Path) -> None:
 def write(path: Path, report: Report) -> None:
     """Writes the page; whoever opens it meanwhile sees the whole old or the whole new one."""
     with replacing(path) as file:
-        file.write(page(report).encode("utf-8"))
+        file.write(page(report).encode("utf-8", "backslashreplace"))  # a file's name may be no text
 
 
 def _percent(share: float, digits: int = 2) -> str:
@@ -330,4 +330,4 @@ def _row(name: str, outcome: Outcome, numbers: dict[tuple[str, str], int]) -> li
     """A record for the script: name, label, text, confidence, edits, and the numbers of its confusions."""
     pairs = [] if outcome.is_right else stats.align(outcome.label, outcome.text)
     found = sorted({numbers[pair] for pair in pairs if pair in numbers})
-    return [name, outcome.label, outcome.text, round(outcome.confidence, 6), outcome.distance, found]
+    return [name, outcome.label, outcome.text, outcome.confidence, outcome.distance, found]

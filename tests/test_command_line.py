@@ -41,6 +41,7 @@ class Options:
     charset: Optional[Path] = None
     splits: tuple[str, ...] = ()
     force: bool = False
+    lit: Optional[bool] = None
 
 
 def test_every_kind_of_field():
@@ -57,8 +58,17 @@ def test_an_instance_gives_other_defaults():
 
 
 @pytest.mark.parametrize(
+    ("spelling", "expected"),
+    [("--lit", True), ("--lit=true", True), ("--nolit", False), ("--lit=0", False), ("--lit=None", None)],
+)
+def test_a_truth_that_may_be_left_open(spelling, expected):
+    assert parse_options(["a", "b", spelling], Options).lit is expected
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["a", "b", "--lit=banana"], "--lit is 'banana': expected True or False"),
         (["a"], "no names: expected OUT NAMES; --help explains"),
         (["a", "b", "--view", "3"], "unknown flag --view; did you mean 'views'?"),
         (["a", "b", "--views", "x"], "command line: --views is 'x': expected int"),

@@ -99,7 +99,7 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
         (["--compile", "--use_fast_path=False"], "give it with use_fast_path"),
         (["--label_smoothing", "1"], "label_smoothing is 1.0"),
         (["--num_workers", "-1"], "num_workers is -1"),
-        (["--config", "/nowhere.yaml"], "not a readable YAML file"),
+        (["--config", "/nowhere.yaml"], "/nowhere.yaml: No such file or directory: expected a YAML file"),
         (["--dataset_dir", "--device", "cpu"], "--dataset_dir has no value"),
         (["--decay_interval_steps", "0"], "decay_interval_steps is 0"),
         (["--eval_interval_steps=-1"], "eval_interval_steps is -1"),
@@ -126,6 +126,7 @@ def test_errors_are_one_line_and_say_what_to_do(arguments, message):
         ("use_attention: 1", "use_attention is 1: expected bool"),
         ("- a", "found list, expected lines of `flag: value`"),
         ("a: [", "not a readable YAML file"),
+        ("seed: 1\nlearning_rate: 2\nseed: 3", "seed comes twice"),
         ("seed: ", "seed is None: expected int"),
     ],
 )

@@ -1,13 +1,16 @@
 """Reading mistakes again says what the evaluation and the Predictor say."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 
-from aocr_torch.predict import Predictor
-from aocr_torch.report_mistakes import read_again
+from aocr_torch.predict import Predictor, Reading
+from aocr_torch.report_mistakes import card, read_again
 from aocr_torch.training import checkpoint
 from aocr_torch.training.evaluate import open_dataset
+from aocr_torch.training.outcomes import Outcome
 
 
 def test_as_the_predictor_reads(tiny_checkpoint):
@@ -27,3 +30,13 @@ def test_as_the_predictor_reads(tiny_checkpoint):
         assert ours.character_confidences == pytest.approx(expected.character_confidences, abs=1e-5)
         assert np.array_equal(ours.views, expected.views)
         np.testing.assert_allclose(ours.attention, expected.attention, atol=1e-5)
+
+
+def test_a_text_stays_text():
+    """What was read, and what should have been, may hold what HTML means something by."""
+    views = np.zeros((2, 4, 4, 3), np.uint8)
+    outcome = Outcome(0, "a<q>&", "<u>x", 0.5, 0.1, 0.0, False)
+    page = card("far off", 0, "<s>", outcome, Reading("<u>x", 0.5, -1.0, (0.5,) * 4, views, None))
+    assert not re.search(r"<(q|u|s)>", page)
+    assert ">&lt;</button>" in page
+    assert "><</button>" not in page

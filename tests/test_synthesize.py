@@ -72,7 +72,7 @@ def test_sigterm_leaves_nothing(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "signs"), "--num_train", "100000", "--processes", "1"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".signs.partial-*/drawn/train/*")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".signs.partial-*/written/train/*")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)

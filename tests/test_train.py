@@ -121,3 +121,30 @@ def test_a_killed_loader_process_is_explained(tmp_path, tiny_dataset):
     assert errors.startswith("error: a process that reads the data was killed, so memory is short (DataLoader worker")
     assert "use fewer than --num_workers 1" in errors
     assert len(errors.splitlines()) == 1
+
+
+def test_sigterm_while_the_signs_are_drawn_leaves_nothing(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / "configs" / "demo.yaml"), "--device=cpu"]
+    command += [f"--dataset_dir={tmp_path}/data/signs", f"--train_log_dir={tmp_path}/log"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("data/.signs.partial-*/written/train")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert errors.splitlines()[-1] == f"error: interrupted: {tmp_path}/data/signs was not written"
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_charset_that_contradicts_the_texts_is_said(main, tmp_path, capsys):
+    data = write(tmp_path / "data")
+    options = {"dataset_dir": data, "max_number_of_steps": 1}
+    assert main(flags(**options, train_log_dir=tmp_path / "right")) == 0
+    assert "warning" not in capsys.readouterr().out
+    (charset,) = data.glob("charset_size=*.txt")
+    lines = charset.read_text(encoding="utf-8").splitlines()
+    turned = [f"{number}\t{line.split(chr(9))[1]}" for number, line in enumerate([*lines[1:-1], lines[0], lines[-1]])]
+    charset.write_text("\n".join(turned) + "\n", encoding="utf-8")
+    assert main(flags(**options, train_log_dir=tmp_path / "wrong")) == 0
+    assert "warning: 11 of the first 11 records have another text in image/text than" in capsys.readouterr().out

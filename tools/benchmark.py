@@ -16,7 +16,6 @@ import itertools
 import json
 import os
 import platform
-import struct
 import subprocess
 import sys
 import tempfile
@@ -248,7 +247,7 @@ def measure_data(figures: Figures, config: Config) -> None:
     import torch
 
     from aocr_torch.data.augment import Augmentation
-    from aocr_torch.data.fsns import decode_image
+    from aocr_torch.data.fsns import compressed_pixels, decode_image
     from aocr_torch.data.loader import TrainBatchSampler, make_loader
     from aocr_torch.training.evaluate import open_dataset
 
@@ -256,7 +255,8 @@ def measure_data(figures: Figures, config: Config) -> None:
     dataset = open_dataset(config.replace(decoded_cache_dir=None), data.split_name)
     count = min(RECORDS, len(dataset))
     encoded = [dataset.encoded_image(index) for index in range(count)]
-    streams = [compressed_pixels(png) for png in encoded]
+    is_png = encoded[0].startswith(b"\x89PNG")
+    streams = [compressed_pixels(image) if is_png else zlib.compress(b"") for image in encoded]
     name, inflated = inflate()
     limit = f"limit: inflating, one core ({name})"
     figures.rate(limit, "records", count, lambda: [inflated(stream) for stream in streams])
@@ -293,17 +293,6 @@ def inflate() -> tuple[str, Callable[[bytes], bytes]]:
     except ImportError:
         return "zlib", zlib.decompress
     return "isal", isal_zlib.decompress
-
-
-def compressed_pixels(png: bytes) -> bytes:
-    """The zlib stream of a PNG; of any other image an empty one."""
-    place, parts = 8, []
-    while png[:4] == b"\x89PNG" and place < len(png):
-        (length,) = struct.unpack(">I", png[place : place + 4])
-        if png[place + 4 : place + 8] == b"IDAT":
-            parts.append(png[place + 8 : place + 8 + length])
-        place += length + 12
-    return b"".join(parts) or zlib.compress(b"")
 
 
 def draw_data_set(folder: str, config: Config) -> None:

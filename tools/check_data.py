@@ -107,7 +107,8 @@ def write_contact_sheet(path: Path, dataset_dir: Path, found: Check) -> None:
 
     samples = [sample for findings in found.splits.values() for sample in findings.samples]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(contact_sheet(str(dataset_dir), found.summary(), found.problems, samples), encoding="utf-8")
+    page = contact_sheet(str(dataset_dir), found.summary(), found.problems, samples)
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # a file's name may be no text
     print(f"contact sheet of {len(samples)} records written to {path}")
 
 

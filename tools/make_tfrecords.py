@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
     print(f"{counts} records written into {options.out} (charset of {summary.charset.size})")
     print(f"{len(summary.problems)} left out")
+    if not summary.counts["train"]:
+        print("nothing is left to train on: give more pictures, or smaller shares to --validation and --test")
     return 1 if summary.problems else 0
 
 

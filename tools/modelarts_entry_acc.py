@@ -2,19 +2,23 @@
 
 `python tools/modelarts_entry_acc.py --data_url obs://BUCKET/fsns --train_url obs://BUCKET/out [--ckpt_path CKPT] FLAGS`
 
-Addresses that begin with obs:// are copied with moxing, others are folders. FLAGS go to train.py. The exit status is
-that of the first step that failed.
+Addresses that begin with obs:// are copied with moxing, others are folders. FLAGS go to train.py, and its exit status
+is that of this script. A training goes on from the checkpoints that it finds in --train_url; results are copied there
+every ten minutes and in the end, also when the job is stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+SECONDS_BETWEEN_COPIES = 600
 MODE_FLAGS = {
     "acc": ["--eval_after_training", "--eval_split=test"],
     "perf": ["--max_number_of_steps=200", "--log_interval_steps=10"],
@@ -29,6 +33,13 @@ def copy(source: str, target: str) -> None:
     (moxing.file.copy if is_file else moxing.file.copy_parallel)(source, target)
 
 
+def exists(address: str) -> bool:
+    """Whether there is something in OBS."""
+    import moxing
+
+    return moxing.file.exists(address)
+
+
 def local(address: str, folder: Path) -> str:
     """The address, fetched into `folder` first where it lies in OBS."""
     if not address.startswith("obs://"):
@@ -41,25 +52,37 @@ def local(address: str, folder: Path) -> str:
 
 def main(arguments: list[str], mode: str = "acc") -> int:
     """Trains as the command line says; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    about = "Trains 200 steps for their speed." if mode == "perf" else __doc__
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_url", required=True, help="the data set: obs://... or a folder")
     parser.add_argument("--train_url", required=True, help="where results go: obs://... or a folder")
     parser.add_argument("--ckpt_path", default="", help="a converted Inception-v3 or whole-model .pth to start from")
     known, flags = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        results = Path(folder) / "results" if known.train_url.startswith("obs://") else Path(known.train_url)
+        is_remote = known.train_url.startswith("obs://")
+        results = Path(folder) / "results" if is_remote else Path(known.train_url)
         results.mkdir(parents=True, exist_ok=True)
+        if is_remote and exists(known.train_url):
+            copy(known.train_url, str(results))
         command = [sys.executable, str(ROOT / "train.py"), "--device=auto", "--amp", *MODE_FLAGS[mode]]
         command += [f"--dataset_dir={local(known.data_url, Path(folder))}", f"--train_log_dir={results}"]
         if known.ckpt_path:
             is_tower = "inception" in Path(known.ckpt_path).name
             name = "checkpoint_inception" if is_tower else "checkpoint"
             command.append(f"--{name}={local(known.ckpt_path, Path(folder))}")
-        status = subprocess.call([*command, *flags])
+        training = subprocess.Popen([*command, *flags])
+        for number in (signal.SIGTERM, signal.SIGINT):  # a stopped training saves and ends
+            signal.signal(number, lambda number, _: training.send_signal(number))
+        status = None
+        while status is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = training.wait(SECONDS_BETWEEN_COPIES if is_remote else None)
+            if is_remote:  # what there is, a failed training's log too
+                copy(str(results), known.train_url)
         if status:
-            print(f"error: training ended with status {status}; its log is {results}/train.log", file=sys.stderr)
-        if known.train_url.startswith("obs://"):  # what there is, a failed training's log too
-            copy(str(results), known.train_url)
+            print(
+                f"error: training ended with status {status}; its log is {known.train_url}/train.log", file=sys.stderr
+            )
     return status
 
 

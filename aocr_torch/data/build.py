@@ -10,15 +10,9 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import signal
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Callable, Literal, Optional
 
@@ -30,7 +24,9 @@ from aocr_torch.data.charset import Charset, CharsetError
 from aocr_torch.data.fsns import encode_example
 from aocr_torch.data.listing import Entry, Listing
 from aocr_torch.data.pictures import PictureError, lay_out, read_picture, shown
+from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import write_shard
+from aocr_torch.files import replacing_folder, require_replaceable
 
 PARAMETERS_FILE = "make_tfrecords.json"
 SPLITS = ("train", "validation", "test")
@@ -130,6 +126,7 @@ def build(
 
     Raises:
         BuildError: a parameter cannot be, `out_dir` holds something else, or no picture can be used.
+        ProcessKilledError, OSError: see `run_in_processes` and `replacing_folder`.
     """
     parameters.check()
     if processes is not None and processes < 1:
@@ -142,21 +139,13 @@ def build(
         charset = Charset.from_characters(sorted({character for entry in entries for character in entry.text}))
     known, unknown = _split_by_charset(entries, charset, problems)
     _require_some(known, problems)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=out_dir.parent))
-    written = workplace / "written"
-    try:
+    with replacing_folder(out_dir) as written:
         counts = _write_splits(written, known, parameters, charset, processes or os.cpu_count() or 1, problems, report)
         _require_some(any(counts.values()), problems)
         charset.save(written / f"charset_size={charset.size}.txt")
         description = {**asdict(parameters), "counts": counts}
         (written / PARAMETERS_FILE).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
         (written / "config.yaml").write_text(_training_config(out_dir, parameters), encoding="utf-8")
-        if out_dir.exists():
-            out_dir.rename(workplace / "replaced")
-        written.rename(out_dir)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
     return BuildSummary(counts, charset, problems, unknown)
 
 
@@ -165,9 +154,11 @@ def deal_out(entries: list[Entry], parameters: BuildParameters) -> dict[str, lis
     places = {entry.key: _place(parameters.seed, entry.key) for entry in entries}
     shares = {"validation": parameters.validation, "test": parameters.test}
     if parameters.split_by == "ratio":
-        # Of three or more pictures each split that was asked for gets one at least.
+        # Of three or more pictures each split gets one at least, if it was asked for; training always was.
         least = 1 if len(entries) > 2 else 0
         counts = {name: max(round(len(entries) * share), least if share else 0) for name, share in shares.items()}
+        while entries and sum(counts.values()) > len(entries) - 1:
+            counts[max(counts, key=lambda name: counts[name])] -= 1
         ranks = {key: rank for rank, key in enumerate(sorted(places, key=lambda key: (places[key], key)))}
         places = {key: float(rank) for key, rank in ranks.items()}
         shares = {name: float(count) for name, count in counts.items()}
@@ -227,11 +218,12 @@ def _split_by_charset(
 
 def _require_some(there_is_some: object, problems: list[str]) -> None:
     if not there_is_some:
-        first = f", the first: {problems[0]}" if problems else ""
-        raise BuildError(f"no picture can be used: {len(problems)} left out{first}")
+        left_out = f"{len(problems)} left out, the first: {problems[0]}" if problems else "there is none"
+        raise BuildError(f"no picture can be used: {left_out}")
 
 
 def _check_place(out_dir: Path, force: bool) -> None:
+    require_replaceable(out_dir)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
     if not (out_dir / PARAMETERS_FILE).is_file():
@@ -260,7 +252,9 @@ def _write_splits(
     for path, _ in tasks:
         path.parent.mkdir(parents=True, exist_ok=True)
     counts, bad = {}, {}
-    for path, part, count, found in _run(tasks, parameters, charset, min(processes, len(tasks))):
+    arguments = [(path, part, parameters, charset) for path, part in tasks]
+    for number, (count, found) in run_in_processes(_write_one_shard, arguments, processes):
+        path, part = tasks[number]
         counts[path] = count
         bad.update(found)
         if report:
@@ -281,26 +275,6 @@ def _name_shards(paths: list[Path]) -> None:
         path.rename(path.with_name(f"{path.parent.name}-{number:05d}-of-{len(paths):05d}"))
 
 
-def _run(
-    tasks: list[tuple[Path, list[Entry]]], parameters: BuildParameters, charset: Charset, processes: int
-) -> Iterator[tuple[Path, list[Entry], int, dict[str, str]]]:
-    """(path, entries, records written, problems by key) of every shard, as they are finished."""
-    if processes == 1:
-        for path, entries in tasks:
-            yield (path, entries, *_write_one_shard(path, entries, parameters, charset))
-        return
-    # Spawned and not forked: the caller may hold threads and a device, which a fork would copy half-dead.
-    executor = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_ignore_interrupt)
-    try:
-        futures = {executor.submit(_write_one_shard, *task, parameters, charset): task for task in tasks}
-        for future in as_completed(futures):
-            yield (*futures[future], *future.result())
-    except BrokenProcessPool:
-        raise BuildError("a process was killed while it wrote shards, maybe for memory: give fewer processes") from None
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
 def _write_one_shard(
     path: Path, entries: Iterable[Entry], parameters: BuildParameters, charset: Charset
 ) -> tuple[int, dict[str, str]]:
@@ -316,11 +290,6 @@ def _write_one_shard(
                 yield record
 
     return write_shard(path, records()), bad
-
-
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _training_config(out_dir: Path, parameters: BuildParameters) -> str:

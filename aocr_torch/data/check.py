@@ -8,14 +8,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import shutil
-import tempfile
+import re
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -26,7 +22,9 @@ from tfrecord.example_pb2 import Example
 from aocr_torch.data.build import BuildError
 from aocr_torch.data.charset import NULL, Charset, CharsetError
 from aocr_torch.data.fsns import FSNSDataset
+from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import RecordError, Shards
+from aocr_torch.files import replacing_folder, require_replaceable
 
 
 @dataclass(frozen=True)
@@ -139,32 +137,23 @@ def check(
 
     Raises:
         BuildError: no record can be read, so nothing tells the layout. OSError: a shard cannot be opened.
+        ProcessKilledError: see `run_in_processes`.
     """
     layout = layout or find_layout([path for paths in splits.values() for path in paths], charset)
     findings = {split: Findings() for split in splits}
     tasks = [(split, path, -(-num_samples // len(paths))) for split, paths in splits.items() for path in paths]
-    arguments = ([path for _, path, _ in tasks], [charset] * len(tasks), [layout] * len(tasks), [n for *_, n in tasks])
-    if min(processes, len(tasks)) == 1:
-        _collect(findings, tasks, map(check_shard, *arguments), report)
-    else:
-        try:
-            with ProcessPoolExecutor(min(processes, len(tasks)), mp_context=get_context("spawn")) as executor:
-                _collect(findings, tasks, executor.map(check_shard, *arguments), report)
-        except BrokenProcessPool:
-            raise BuildError("a process was killed while it read, maybe for memory: give fewer processes") from None
+    results: list[Any] = [None] * len(tasks)
+    arguments = [(path, charset, layout, samples) for _, path, samples in tasks]
+    for number, found in run_in_processes(check_shard, arguments, processes):
+        results[number] = found
+        if report:
+            report(1)
+    for (split, *_), found in zip(tasks, results):
+        findings[split].add(found)
     between, same = _duplicates(findings)
     problems = [line for found in findings.values() for line in found.problems] + between
     notes = [line for found in findings.values() for line in found.notes] + same
     return Check(findings, problems, notes, layout, charset)
-
-
-def _collect(
-    findings: dict[str, Findings], tasks: list, results: Iterable[Findings], report: Optional[Callable[[int], object]]
-) -> None:
-    for (split, *_), found in zip(tasks, results):
-        findings[split].add(found)
-        if report:
-            report(1)
 
 
 def check_shard(path: Path, charset: Charset, layout: Layout, num_samples: int = 0) -> Findings:
@@ -294,32 +283,29 @@ def to_images(splits: dict[str, list[Path]], charset: Charset, layout: Layout, o
         records written, and records that cannot be read and were left out.
 
     Raises:
-        BuildError: `out_dir` exists and is not empty.
+        BuildError, OSError: `out_dir` exists and is not empty, or see `replacing_folder`.
     """
     require_free(out_dir)
-    out_dir = out_dir.resolve()
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=out_dir.parent))
     written = lost = 0
-    try:
+    with replacing_folder(out_dir) as folder:
         for split, paths in splits.items():
-            (workplace / "written" / split).mkdir(parents=True)
-            with open(workplace / "written" / f"{split}.csv", "w", encoding="utf-8", newline="") as file:
+            # A split may be named by a pattern or a path, and its shards may lie in several folders.
+            name = re.sub(r"[^\w.-]+", "_", split)
+            while (folder / name).exists():
+                name += "_"
+            (folder / name).mkdir()
+            with open(folder / f"{name}.csv", "w", encoding="utf-8", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(["path", "text"])
                 for path in paths:
-                    added, bad = _write_images(_open(path, charset, layout), workplace / "written", split, rows)
+                    added, bad = _write_images(_open(path, charset, layout), folder, name, rows)
                     written, lost = written + added, lost + bad
-        if out_dir.exists():
-            out_dir.rmdir()
-        (workplace / "written").rename(out_dir)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
     return written, lost
 
 
 def require_free(out_dir: Path) -> None:
-    """Raises BuildError where `out_dir` exists and is not an empty folder."""
+    """Raises BuildError where `out_dir` exists and is not an empty folder, OSError where it cannot be replaced."""
+    require_replaceable(out_dir)
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
         raise BuildError(f"{out_dir} exists and is not an empty folder: name another one")
 
@@ -335,7 +321,10 @@ def _write_images(dataset: FSNSDataset, folder: Path, split: str, rows: Any) -> 
         features = Example.FromString(dataset.shards.read(index)).features.feature
         encoded = features["image/encoded"].bytes_list.value[0]
         suffix = "png" if encoded.startswith(b"\x89PNG") else "jpg"
-        name = f"{split}/{dataset.name(index).replace(':', '-')}.{suffix}"
+        stem = f"{split}/{dataset.name(index).replace(':', '-')}"
+        while (folder / f"{stem}.{suffix}").exists():
+            stem += "_"
+        name = f"{stem}.{suffix}"
         (folder / name).write_bytes(encoded)
         rows.writerow([name, text_of(features, label, dataset.charset)])
         written += 1

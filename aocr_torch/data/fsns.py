@@ -11,6 +11,7 @@ import glob
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -27,7 +28,7 @@ try:
 except ImportError:
     decode_png = None
 
-from aocr_torch.data.charset import Charset
+from aocr_torch.data.charset import Charset, CharsetError
 from aocr_torch.data.decoded_cache import DecodedCache
 from aocr_torch.data.records import INDEX_SUFFIX, RecordError, Shards
 
@@ -49,11 +50,9 @@ def find_shards(dataset_dir: Union[str, Path], split_name: str) -> list[Path]:
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise FileNotFoundError(f"dataset_dir {folder} is not a folder: expected one that holds train/, test/, ...")
-    for exact in (folder / split_name, Path(split_name)):
-        if exact.is_file():  # before any pattern, as its name may hold a character that means something in one
-            return [exact]
-    inside = Path(glob.escape(str(folder)))
-    patterns = [str(inside / f"{split_name}/{split_name}*"), str(inside / split_name), split_name]
+    inside, bare = glob.escape(str(folder)), glob.escape(split_name)
+    # A file before any pattern of its name, which may hold a character that means something in one.
+    patterns = [f"{inside}/{bare}", f"{inside}/{split_name}/{split_name}*", f"{inside}/{split_name}", bare, split_name]
     for pattern in patterns:
         found = (Path(name) for name in glob.glob(pattern, recursive=True) if not name.endswith(NOT_SHARDS))
         shards = sorted(path for path in found if path.is_file())
@@ -63,7 +62,7 @@ def find_shards(dataset_dir: Union[str, Path], split_name: str) -> list[Path]:
     nearest = difflib.get_close_matches(split_name, splits, n=1)
     hint = f"did you mean {nearest[0]!r}? " if nearest and nearest[0] != split_name else ""
     raise FileNotFoundError(
-        f"split {split_name!r} has no shards: nothing matches {patterns[0]} or {patterns[1]}; "
+        f"split {split_name!r} has no shards: nothing matches {patterns[1]} or {patterns[2]}; "
         f"{hint}folders in {folder}: {', '.join(splits) or 'none'}"
     )
 
@@ -129,7 +128,8 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
     alpha channel dropped (not blended). Refused: 16-bit grey, CMYK, and every other format.
 
     A PNG in 8-bit RGB, as FSNS has them, goes to kornia-rs where that is installed, which takes a third of the time;
-    what it refuses, and everything else, goes to Pillow. It checks the CRCs of the chunks but not zlib's own.
+    what it refuses, and everything else, goes to Pillow, which forgives some damage; pixels that are not there are none
+    of it. Neither checks zlib's own checksum.
 
     Raises:
         ValueError: it does not decode, has another size or a mode that is refused; the message is a reason.
@@ -143,6 +143,8 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
             image = Image.open(io.BytesIO(encoded), formats=IMAGE_FORMATS)
         size, mode = image.size, image.mode
         if size == (width, height) and mode in RGB_MODES:
+            if image.format == "PNG":
+                _require_all_rows(encoded)
             if "transparency" in image.info:
                 del image.info["transparency"]  # dropped like an alpha channel; Pillow would warn
             return np.array(image.convert("RGB"))
@@ -151,8 +153,30 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
     except Exception as error:  # damaged files make Pillow raise a dozen unrelated types
         raise ValueError(f"the image does not decode: {error}; expected a {' or '.join(IMAGE_FORMATS)}") from None
     if size != (width, height):
-        raise ValueError(f"the image is {size[0]}x{size[1]}, expected {width}x{height} (image_width x image_height)")
+        raise ValueError(
+            f"the image is {size[0]}x{size[1]}, expected {width}x{height}: set --image_width and --image_height"
+        )
     raise ValueError(f"the image's mode is {mode}, expected one of {', '.join(RGB_MODES)}: convert it to 8-bit RGB")
+
+
+def compressed_pixels(png: bytes) -> bytes:
+    """The zlib stream of a PNG."""
+    place, parts = len(PNG_HEAD) - 8, []  # of the first chunk: its length in four bytes, then its name
+    while place < len(png):
+        (length,) = struct.unpack(">I", png[place : place + 4].rjust(4, b"\0"))
+        if png[place + 4 : place + 8] == b"IDAT":
+            parts.append(png[place + 8 : place + 8 + length])
+        place += length + 12
+    return b"".join(parts)
+
+
+def _require_all_rows(png: bytes) -> None:
+    """Raises ValueError where the pixels of a PNG end early; Pillow would leave the rest black."""
+    width, height, depth, color, _, _, interlace = struct.unpack(">IIBBBBB", png[16:29])
+    needed = height * (1 + (width * depth * {2: 3, 4: 2, 6: 4}.get(color, 1) + 7) // 8)
+    found = len(zlib.decompressobj().decompress(compressed_pixels(png)))
+    if not interlace and found < needed:
+        raise ValueError(f"its pixels end early, after {found} of {needed} bytes")
 
 
 class FSNSDataset(Dataset):
@@ -250,6 +274,33 @@ class FSNSDataset(Dataset):
         """The record's label as the charset decodes it, so that it compares with decoded predictions."""
         return self.charset.decode(self._label(self._features(index), index))
 
+    def charset_warning(self, most: int = 16) -> Optional[str]:
+        """A line on the charset if the texts of most of the first records are not what it makes of their ids."""
+        texts = []  # as image/text has it, as the charset has it
+        for index in range(min(most, len(self))):
+            try:
+                features = self._features(index)
+                label = self._label(features, index)
+            except RecordError:
+                continue
+            written = features["image/text"].bytes_list.value if "image/text" in features else []
+            if len(written) == 1 and written[0]:
+                texts.append((written[0].decode("utf-8", errors="replace"), label))
+        wrong = [(text, label) for text, label in texts if not self._says(label, text)]
+        if 2 * len(wrong) <= len(texts):
+            return None
+        text, label = wrong[0]
+        return (
+            f"warning: {len(wrong)} of the first {len(texts)} records have another text in image/text than the charset "
+            f"makes of their ids, the first {text!r} and {self.charset.decode(label)!r}: is it this data set's?"
+        )
+
+    def _says(self, label: list[int], text: str) -> bool:
+        try:
+            return self.charset.encode(text, len(label)) == label
+        except CharsetError:
+            return False
+
     def encoded_image(self, index: int) -> bytes:
         """The PNG or JPEG of a record; raises RecordError."""
         return self._encoded(self._features(index), index)
@@ -277,7 +328,7 @@ class FSNSDataset(Dataset):
     def _label(self, features: Any, index: int) -> list[int]:
         label, size = list(self._values(features, index, "image/class", "int64_list")), self.charset.size
         if len(label) != self.max_sequence_length:
-            expected = f"expected {self.max_sequence_length} (max_sequence_length)"
+            expected = f"expected {self.max_sequence_length}: set --max_sequence_length as the data set needs it"
             raise self.shards.error(index, f"the label image/class has {len(label)} ids, {expected}")
         unknown = next((identifier for identifier in label if not 0 <= identifier < size), None)
         if unknown is not None:

@@ -122,7 +122,8 @@ def _from_folder(folder: Path) -> list[Any]:
 
 
 def _text_files(folder: Path) -> list[Path]:
-    return [Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(".txt")]
+    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(".txt")]
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
 
 
 def _from_file(path: Path) -> list[Any]:
@@ -177,7 +178,7 @@ def _from_json(folder: Path, origin: str, line: str) -> Any:
 
 
 def _decoded(data: bytes) -> str:
-    """UTF-8 with or without a byte order mark, or UTF-16 with one; broken bytes survive as surrogates (see PEP 383)."""
+    """UTF-8 with or without a byte order mark, or UTF-16 with one; what is broken becomes surrogates (see PEP 383)."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
+        return data.decode("utf-16", errors="replace").replace("\ufffd", "\udcff")
     return data.removeprefix(codecs.BOM_UTF8).decode("utf-8", errors="surrogateescape")

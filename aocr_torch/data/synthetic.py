@@ -10,15 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import struct
-import tempfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Callable, Optional, Union
 
@@ -26,11 +21,13 @@ import numpy as np
 
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.fsns import encode_example
+from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import write_shard
 from aocr_torch.data.synthetic_effects import SynthesisError
 from aocr_torch.data.synthetic_names import Split, draw_label
 from aocr_torch.data.synthetic_parameters import DRAWING_VERSION, PRESETS, SyntheticParameters
 from aocr_torch.data.synthetic_signs import draw_sign
+from aocr_torch.files import replacing_folder, require_replaceable
 
 __all__ = ["PRESETS", "SyntheticParameters", "draw_example", "draw_record", "synthesize"]
 
@@ -72,6 +69,7 @@ def synthesize(
 
     Raises:
         SynthesisError: a parameter is out of range, or `out_dir` holds something else.
+        ProcessKilledError, OSError: see `run_in_processes` and `replacing_folder`.
     """
     parameters.check()
     if processes is not None and processes < 1:
@@ -80,18 +78,13 @@ def synthesize(
     summary = Summary(out_dir, parameters.counts(), parameters.charset().size, was_written=True)
     if _is_already_there(out_dir, parameters, force):
         return Summary(out_dir, summary.counts, summary.charset_size, was_written=False)
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    workplace = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=out_dir.parent))
-    drawn = workplace / "drawn"
-    try:
-        _write_shards(drawn, parameters, processes or os.cpu_count() or 1, report)
+    with replacing_folder(out_dir) as drawn:
+        tasks = [(parameters, *task) for task in _shard_tasks(drawn, parameters)]
+        for _, count in run_in_processes(_write_one_shard, tasks, processes or os.cpu_count() or 1):
+            if report:
+                report(count)
         parameters.charset().save(drawn / f"charset_size={summary.charset_size}.txt")
         (drawn / PARAMETERS_FILE).write_text(json.dumps(_description(parameters), indent=2) + "\n", encoding="utf-8")
-        if out_dir.exists():
-            out_dir.rename(workplace / "replaced")
-        drawn.rename(out_dir)
-    finally:
-        shutil.rmtree(workplace, ignore_errors=True)
     return summary
 
 
@@ -147,28 +140,6 @@ def encode_png(picture: np.ndarray, packing: int = 1) -> bytes:
     )
 
 
-def _write_shards(
-    folder: Path, parameters: SyntheticParameters, processes: int, report: Optional[Callable[[int], object]]
-) -> None:
-    tasks = list(_shard_tasks(folder, parameters))
-    if processes == 1:
-        for task in tasks:
-            count = _write_one_shard(parameters, *task)
-            if report:
-                report(count)
-        return
-    # Spawned and not forked: the caller may hold threads and a device, which a fork would copy half-dead.
-    executor = ProcessPoolExecutor(
-        min(processes, len(tasks)), mp_context=get_context("spawn"), initializer=_ignore_interrupt
-    )
-    try:
-        for shard in as_completed([executor.submit(_write_one_shard, parameters, *task) for task in tasks]):
-            if report:
-                report(shard.result())
-    finally:
-        executor.shutdown(cancel_futures=True)
-
-
 def _shard_tasks(folder: Path, parameters: SyntheticParameters) -> Iterator[tuple[Path, Split, range]]:
     """(file, split, indices of its records) of every shard."""
     size = parameters.records_per_shard
@@ -185,11 +156,6 @@ def _write_one_shard(parameters: SyntheticParameters, path: Path, split: Split, 
     return write_shard(path, (draw_record(parameters, charset, split, index) for index in indices))
 
 
-def _ignore_interrupt() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what to do.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 def _description(parameters: SyntheticParameters) -> dict[str, object]:
     """What PARAMETERS_FILE holds."""
     return {"drawing_version": DRAWING_VERSION, **asdict(parameters)}
@@ -197,6 +163,7 @@ def _description(parameters: SyntheticParameters) -> dict[str, object]:
 
 def _is_already_there(out_dir: Path, parameters: SyntheticParameters, force: bool) -> bool:
     """Whether `out_dir` is this very data set; raises SynthesisError where it is something that must not go."""
+    require_replaceable(out_dir)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     try:

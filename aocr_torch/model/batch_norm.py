@@ -75,8 +75,7 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
             out, mean, variance = _NormalizedReLU.apply(x, self.weight, self.bias, self.eps)
             self._update_averages(mean[None], variance[None])
             return out
-        # The output for several views is a view of a tensor: in place, autograd would copy it, and its gradient back.
-        return F.relu(self(x), inplace=self.groups == 1)
+        return F.relu(self(x))  # not in place: that output is a view, whose gradient autograd would copy
 
     def _update_averages(self, means: Tensor, variances: Tensor) -> None:
         """means, variances: (V, C)."""

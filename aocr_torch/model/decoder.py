@@ -125,10 +125,12 @@ class AttentionDecoder(nn.Module):
         batch, _, channels = features.shape
         context = features.new_zeros(batch, channels)  # (B, C)
         state = tuple(features.new_zeros(batch, self.num_units) for _ in range(self.cell.state_parts))
-        told = taught = None
+        told = taught = None  # taught: T times (B, K)
         if self.use_autoregression:
             told = characters.new_zeros(batch, self.num_classes)  # (B, K)
-            taught = None if labels is None else F.embedding(labels, characters).unbind(1)  # T times (B, K)
+            # Their gradient is a sum over all steps, most of them of the null: in float16 it would lose three digits.
+            wide = characters.to(torch.promote_types(characters.dtype, torch.float32))
+            taught = None if labels is None else F.embedding(labels, wide).to(characters.dtype).unbind(1)
         all_outputs, all_attention = [], []
         for step in range(self.num_steps):
             output, attention, context, state = take(told, context, state)

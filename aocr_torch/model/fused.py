@@ -251,7 +251,7 @@ class FusedMemory:
         d_energy = compiled(energy_backward)(self.features, attention, d_attention, d_context)
         d_query, d_v = compiled(query_backward)(keys, query, self.v, d_energy, are_grown)
         if gathers:
-            self.steps.append((query, d_energy, d_v, attention, d_context))
+            self.steps.append((query.detach(), d_energy, d_v, attention, d_context))
         return d_query
 
     def gather(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -42,7 +42,7 @@ class ConvBatchNorm(nn.Module):
         # A compiled evaluation folds here too: left to itself, torch 2.1's compiler folds once and for all.
         is_compiled = self.bn.is_fused and not self.training
         if not self.is_fast or (devices.is_recording() and not is_compiled):
-            return F.relu(self.bn(self.conv(x)), inplace=True)
+            return F.relu(self.bn(self.conv(x)), inplace=not self.training)  # see `with_relu`
         if self.training:
             return self.bn.with_relu(self.conv(x))
         dtype = self.conv.weight.dtype
@@ -79,7 +79,6 @@ class _MaxPoolWithoutPlaces(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_out: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        x = x.detach()
         places = F.max_pool2d(x, 3, stride=2, return_indices=True)[1]
         return torch.ops.aten.max_pool2d_with_indices_backward(d_out, x, 3, 2, 0, 1, False, places)
 
@@ -313,7 +312,9 @@ class InceptionTower(nn.Module):
         return x
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
-        """As `forward`, but returns the maps of every endpoint by name."""
+        """In evaluation: as `forward`, but returns the maps of every endpoint by name."""
+        if self.training and self.is_fused:
+            raise ValueError("found a fused tower in training, expected evaluation: call eval() first")
         self._expect_views(self.num_views)
         maps = {}
         for name, layer in self.named_children():

@@ -80,7 +80,7 @@ class AttentionOCR(nn.Module):
 
         Returns:
             a dict (mixed precision can cast it): logits float (B, T, K), and with an attention decoder
-            attention float32 (B, T, L).
+            attention float32 or wider (B, T, L).
         """
         logits, attention = self.decoder(self.features(views), labels)
         return {"logits": logits} if attention is None else {"logits": logits, "attention": attention}

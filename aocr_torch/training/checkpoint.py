@@ -61,6 +61,10 @@ def load(path: str | Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds for files that are not its own
         hint = "a TensorFlow checkpoint must go through convert_inception.py first"
+        with open(path, "rb") as file:
+            is_archive = file.read(2) == b"PK"  # as torch.save writes it
+        if is_archive and isinstance(error, RuntimeError):
+            hint = "it is damaged or cut off: without it, a training goes on from the checkpoint before"
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({type(error).__name__}); {hint}") from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: found {type(state).__name__}, expected a dict of weights")

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional
 import torch
 
 from aocr_torch import device as devices
+from aocr_torch.command_line import interruptible
 from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.fsns import FSNSDataset
 from aocr_torch.data.loader import TrainBatchSampler, make_loader
@@ -72,6 +73,8 @@ def train(config: Config) -> int:
         training = Training(config, dataset.charset, device, len(dataset))
         checkpoints = checkpoint.Checkpoints(Path(run.train_log_dir), run.keep_checkpoints)
         messages = _start_or_resume(training, checkpoints)
+        if config.data.dataset_dir is not None and (warning := dataset.charset_warning()):
+            messages.append(warning)
         messages += [each.cache.summary for each in (dataset, eval_dataset) if each is not None and each.cache]
         training.distribute()
         steps = {"total_steps": run.max_number_of_steps, "first_step": training.step}
@@ -85,7 +88,8 @@ def train(config: Config) -> int:
             if stop.signal is not None:
                 return 128 + stop.signal
             if run.stop_at_accuracy and training.best < run.stop_at_accuracy:
-                log.line(f"stop_at_accuracy {run.stop_at_accuracy} was not reached: the best was {training.best:.6f}")
+                best = "no evaluation was made" if training.best < 0 else f"the best was {training.best:.6f}"
+                log.line(f"stop_at_accuracy {run.stop_at_accuracy} was not reached: {best}")
                 return 1
             return 0
         finally:
@@ -100,7 +104,14 @@ def _synthesize(config: Config) -> None:
 
         if not Path(data.dataset_dir).exists():
             announce(f"drawing the synthetic data set {data.synthesize!r} into {data.dataset_dir} ...")
-        synthesize(data.dataset_dir, PRESETS[data.synthesize])
+        before = [signal.getsignal(number) for number in SIGNALS]
+        try:
+            synthesize(data.dataset_dir, PRESETS[data.synthesize], report=interruptible(lambda count: None))
+        except KeyboardInterrupt:
+            raise ConfigError(f"interrupted: {data.dataset_dir} was not written") from None
+        finally:
+            for number, handler in zip(SIGNALS, before):
+                signal.signal(number, handler)
     ranks.wait_for_all()
 
 

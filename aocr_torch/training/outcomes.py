@@ -21,7 +21,7 @@ class Outcome(NamedTuple):
     label: str
     text: str
     confidence: float
-    """Of the text, 0 .. 1, as `Reading.confidence`: the geometric mean; 0 where the logits are NaN."""
+    """Of the text, 0 .. 1, as `Reading.confidence` to six digits: the geometric mean; 0 where the logits are NaN."""
     probability: float
     """Of the text: the product of the same probabilities."""
     character_accuracy: float
@@ -59,7 +59,7 @@ class OutcomeRecorder:
             batch["index"].tolist(),
             map(self.charset.decode, labels.tolist()),
             map(self.charset.decode, ids.tolist()),
-            prediction.normalized_confidences.cpu().nan_to_num(0.0).tolist(),
+            [round(each, 6) for each in prediction.normalized_confidences.cpu().nan_to_num(0.0).tolist()],
             prediction.confidences.cpu().exp().nan_to_num(0.0).tolist(),
             character_accuracy(ids, labels, null_id).tolist(),
             (sequence_accuracy(ids, labels, null_id) == 1).tolist(),

@@ -281,14 +281,15 @@ class Training:
             raise checkpoint.CheckpointError(f"{source}: holds weights only: start from it with --checkpoint instead")
         if state["charset"] != self.charset.to_dict():
             raise checkpoint.CheckpointError(
-                f"{source}: was trained with another charset than the data set's: use another train_log_dir, or leave "
-                "--restore_optimizer away"
+                f"{source}: was trained with another charset than the data set's, so the training cannot go on: give "
+                f"another --train_log_dir; --checkpoint {source} without --restore_optimizer starts from its weights"
             )
         old, new = state["config"], self.config.to_dict()
         if old["optimizer"] != new["optimizer"] or bool(old["ema_decay"]) != bool(new["ema_decay"]):
             raise checkpoint.CheckpointError(
                 f"{source}: was trained with optimizer {old['optimizer']} and ema_decay {old['ema_decay']}, found "
-                f"{new['optimizer']} and {new['ema_decay']}: keep them, or start anew with --checkpoint {source}"
+                f"{new['optimizer']} and {new['ema_decay']}: keep them, or give another --train_log_dir with "
+                f"--checkpoint {source} to start anew from its weights"
             )
         checkpoint.load_model(self.model, source, state)
         momenta = [group["momentum"] for group in self.optimizer.param_groups if "momentum" in group]

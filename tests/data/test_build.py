@@ -103,6 +103,9 @@ def test_dealing_out():
     few = deal_out(entries[:3], parameters(validation=0.1, test=0.1))
     assert [len(few[split]) for split in SPLITS] == [1, 1, 1]
     assert len(deal_out(entries[:2], parameters(validation=0.1, test=0.1))["train"]) == 2
+    for count, shares in ((10, (0.95, 0.04)), (4, (0.49, 0.49)), (1, (0.9, 0.0))):
+        greedy = deal_out(entries[:count], parameters(validation=shares[0], test=shares[1]))
+        assert len(greedy["train"]) == 1
 
 
 def test_what_cannot_be_used_is_left_out_and_listed(tmp_path):

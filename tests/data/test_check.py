@@ -192,3 +192,21 @@ def test_to_files_leaves_out_the_bad_and_overwrites_nothing(record, tmp_path):
     with pytest.raises(BuildError, match="is not an empty folder"):
         to_images(shards, tiny.CHARSET, LAYOUT, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if not path.name.endswith(".index")) == ["out", "s"]
+
+
+def test_to_files_of_splits_that_are_patterns(tiny_dataset, tmp_path):
+    """Their names are no folders, and shards of one name may lie in two."""
+    charset, layout = Charset.from_file(find_charset(tiny_dataset)), Layout(48, 96, tiny.LENGTH)
+    (tmp_path / "again").mkdir()
+    first = find_shards(tiny_dataset, "train")[0]
+    again = tmp_path / "again" / first.name
+    again.write_bytes(first.read_bytes())
+    before = {path for path in tiny_dataset.rglob("*")}
+    splits = {f"{tiny_dataset}/train/train*": [first, again], "*/train*": [first]}
+    written, lost = to_images(splits, charset, layout, tmp_path / "files")
+    assert (written, lost) == (3 * len(Shards([first])), 0)
+    assert len(list((tmp_path / "files").rglob("*.png"))) == written
+    for listing in (tmp_path / "files").glob("*.csv"):
+        assert not read_listing(listing).problems
+        assert all(entry.path.is_file() for entry in read_listing(listing).entries)
+    assert {path for path in tiny_dataset.rglob("*")} == before

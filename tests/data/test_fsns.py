@@ -67,6 +67,12 @@ def test_find_shards_relative_to_the_working_directory(folder, monkeypatch):
     assert [path.name for path in find_shards(folder / "test", "train-0000?")] == ["train-00000", "train-00001"]
 
 
+def test_a_file_of_that_name_in_the_working_directory_is_no_split(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").touch()
+    assert [path.name for path in find_shards(folder, "train")] == ["train-00000", "train-00001"]
+
+
 def test_find_shards_errors(folder):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         find_shards(folder / "nowhere", "train")
@@ -142,6 +148,24 @@ def test_both_decoders_give_the_same_pixels(filter_type, chunk, monkeypatch):
 
 
 @pytest.mark.parametrize("has_kornia", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "1"])
+def test_pixels_that_end_early_are_damage(mode, has_kornia, monkeypatch):
+    """Pillow alone leaves what is missing black."""
+    if not has_kornia:
+        monkeypatch.setattr(fsns, "decode_png", None)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(0)).convert(mode).save(buffer, "PNG")
+    whole = buffer.getvalue()
+    decode_image(whole, HEIGHT, WIDTH)
+    rows = zlib.decompress(fsns.compressed_pixels(whole))
+    body = b"IDAT" + zlib.compress(rows[: len(rows) // 2])
+    start, end = whole.index(b"IDAT") - 4, whole.index(b"IEND") - 4
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    with pytest.raises(ValueError, match=f"its pixels end early, after {len(rows) // 2} of {len(rows)} bytes"):
+        decode_image(whole[:start] + chunk + whole[end:], HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("has_kornia", [False, True])
 def test_what_the_fast_decoder_refuses_goes_to_pillow(has_kornia, monkeypatch):
     def refuse(*arguments):
         raise RuntimeError("unreadable")
@@ -206,7 +230,7 @@ BAD = {
     ),
     "short label": (
         changed(example(1), "image/class", int64_list=[1, 2]),
-        r"image/class has 2 ids, expected 5 \(max_sequence_length\)",
+        r"image/class has 2 ids, expected 5: set --max_sequence_length",
     ),
     "unknown id": (
         changed(example(1), "image/class", int64_list=[1, NULL + 1, NULL, NULL, NULL]),
@@ -219,7 +243,7 @@ BAD = {
     "no picture": (example(1, b"no picture"), "the image does not decode"),
     "wrong size": (
         example(1, encoded(pixels(1, 4, 9))),
-        r"the image is 9x4, expected 8x4 \(image_width x image_height\)",
+        r"the image is 9x4, expected 8x4: set --image_width",
     ),
 }
 

@@ -119,3 +119,17 @@ def test_a_folder_with_labels_beside_the_pictures(tmp_path):
 def test_json_takes_every_escape(tmp_path):
     entries, problems = read(tmp_path, "l.jsonl", json.dumps({"path": "é.png", "text": "\U0001f600 ok"}))
     assert (entries, problems) == ([("é.png", "\U0001f600 ok")], [])
+
+
+def test_a_utf_16_list_that_is_cut_off_loses_that_label_alone(tmp_path):
+    (tmp_path / "l.tsv").write_bytes("a.png\tRue Piso\nb.png\tRue Été".encode("utf-16")[:-1])
+    listing = read_listing(tmp_path / "l.tsv")
+    assert [entry.text for entry in listing.entries] == ["Rue Piso"]
+    assert len(listing.problems) == 1
+    assert "is not UTF-8" in listing.problems[0]
+
+
+def test_labels_in_hidden_folders_are_left_out(tmp_path):
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache" / "x.txt").write_text("x")
+    assert read_listing(tmp_path).problems == []

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +122,21 @@ def test_an_interrupted_call_leaves_nothing(tmp_path):
         synthesize(tmp_path / "signs", TINY, processes=1, report=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["signs"]
     assert files(tmp_path) == {}
+
+
+def test_an_error_in_another_process_is_not_lost(tmp_path):
+    """Also without a report, as train.py draws; a full disk is stood in for by a limit on the size of files."""
+    code = (
+        "import resource, sys\n"
+        "from dataclasses import replace\n"
+        "from aocr_torch.data.synthetic import PRESETS, synthesize\n"
+        "if __name__ == '__main__':\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "    synthesize(sys.argv[1], replace(PRESETS['demo'], num_train=6, records_per_shard=3), processes=2)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, tmp_path / "signs"], capture_output=True, text=True)
+    assert "OSError: [Errno 27]" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

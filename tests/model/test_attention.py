@@ -111,20 +111,31 @@ def test_differentiating_twice_is_refused():
         gradient.sum().backward()
 
 
+def test_under_autocast_attention_stays_as_it_is():
+    inputs = [each.detach().float() for each in arguments()]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        lowered = reading(*inputs)
+    for mine, theirs in zip(lowered, reading(*inputs)):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
 def test_gradients_under_autocast():
-    """As near to float32's as the plain path's, or nearer: the energies stay float32."""
+    """As near to float32's as the plain path's, with half as much again for luck."""
     torch.manual_seed(0)
     exact = AttentionDecoder(C, K, T, U)
     features, labels = torch.randn(B, L, C), torch.randint(0, K, (B, T))
-    expected = gradients(exact, features, labels)
-    fast = copy.deepcopy(exact)
-    fast.is_fast = True
-    fast.zero_grad()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = gradients(fast, features, labels)
-    assert ours[1].dtype == torch.float32
-    for mine, theirs in zip(ours[2:], expected[2:]):
-        assert (mine - theirs).norm() <= 0.03 * theirs.norm()
+    expected = gradients(exact, features, labels)[2:]
+    losses = []
+    for is_fast in (True, False):
+        lowered = copy.deepcopy(exact)
+        lowered.is_fast = is_fast
+        lowered.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = gradients(lowered, features, labels)
+        assert found[1].dtype == torch.float32
+        losses.append([float((mine - theirs).norm() / theirs.norm()) for mine, theirs in zip(found[2:], expected)])
+    for mine, theirs in zip(*losses):
+        assert mine <= 1.5 * theirs + 1e-3
 
 
 def test_nothing_of_a_step_stays_for_the_backward_pass():

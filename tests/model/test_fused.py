@@ -163,15 +163,19 @@ def test_gradients_of_attention_are_those_of_finite_differences(on, monkeypatch)
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_nothing_stays_when_a_step_is_over():
-    """Keys and features of a batch of 32 are 75 MB in float32."""
-    features = torch.randn(2, 5, 3, requires_grad=True)
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("of_all", [False, True])
+def test_nothing_stays_when_a_step_is_over(is_fused, of_all):
+    """Keys and features of a batch of 32 are 75 MB in float32. Also if the pass never came to their gradients."""
+    features, weight = torch.randn(2, 5, 3, requires_grad=True), torch.randn(3, 3, requires_grad=True)
     gc.disable()
     try:
-        attend = Attention(features, features * 2, torch.ones(3), is_fused=True)
-        attend(torch.zeros(2, 3))[1].sum().backward()
+        attend = Attention(features, features * 2, torch.ones(3), is_fused)
+        context = attend(torch.ones(2, 3) @ weight)[1]
+        context = attend(context @ weight)[1]
+        torch.autograd.grad(context.sum(), [weight, features] if of_all else weight)
         keys = weakref.ref(attend._memory.keys)
-        del attend
+        del attend, context
         assert keys() is None
     finally:
         gc.enable()

@@ -19,9 +19,9 @@ B, L, C, K, T, U = 2, 1024, 288, 134, 37, 256
 TOLERANCE = {torch.float16: 0.02, torch.bfloat16: 0.15}
 
 
-def decoder(cell: str = "lstm") -> AttentionDecoder:
+def decoder(cell: str = "lstm", is_fast: bool = False) -> AttentionDecoder:
     torch.manual_seed(0)
-    return AttentionDecoder(C, K, T, U, cell=cell)
+    return AttentionDecoder(C, K, T, U, cell=cell, is_fast=is_fast)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,9 +31,10 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.usefixtures("host_float16")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("is_fast", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_decoder_under_autocast(dtype, cell):
-    model, (features, labels) = decoder(cell), inputs()
+def test_decoder_under_autocast(dtype, cell, is_fast):
+    model, (features, labels) = decoder(cell, is_fast), inputs()
     exact, exact_attention = model(features, labels)
     with torch.autocast("cpu", dtype=dtype):
         logits, attention = model(features, labels)
@@ -44,12 +45,13 @@ def test_decoder_under_autocast(dtype, cell):
 
 
 @pytest.mark.usefixtures("host_float16")
+@pytest.mark.parametrize("is_fast", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_decoder_in_float16_throughout(cell):
+def test_decoder_in_float16_throughout(cell, is_fast):
     """As apex's O2 runs it: weights and features float16, nothing cast from outside."""
     model, (features, labels) = decoder(cell), inputs()
     exact, _ = model(features, labels)
-    half = decoder(cell).half()
+    half = decoder(cell, is_fast).half()
     logits, attention = half(features.half(), labels)
     assert (logits.dtype, attention.dtype) == (torch.float16, torch.float32)
     assert (logits.float() - exact).abs().max() < TOLERANCE[torch.float16] * exact.abs().max()
@@ -102,10 +104,11 @@ def test_golden_batch_in_float16(golden, way):
 
 
 @pytest.mark.usefixtures("host_float16")
-def test_gradients_in_float16_throughout():
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_gradients_in_float16_throughout(is_fast):
     """With a loss scale they are float32's within float16's own precision."""
     features, labels = inputs()
-    exact, half = decoder(), decoder().half()
+    exact, half = decoder(), decoder(is_fast=is_fast).half()
     sequence_loss(exact(features, labels)[0], labels, K - 1).backward()
     (sequence_loss(half(features.half(), labels)[0], labels, K - 1) * 2.0**10).backward()
     for (name, ours), theirs in zip(half.named_parameters(), exact.parameters()):
@@ -114,9 +117,10 @@ def test_gradients_in_float16_throughout():
 
 
 @pytest.mark.usefixtures("host_float16")
-def test_large_energies_neither_overflow_nor_lose_the_softmax():
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_large_energies_neither_overflow_nor_lose_the_softmax(is_fast):
     """Energies of some hundreds, apart by more than exp of float16 bears (11): one position takes all the weight."""
-    model, (features, labels) = decoder().half(), inputs()
+    model, (features, labels) = decoder(is_fast=is_fast).half(), inputs()
     with torch.no_grad():
         model.attention_v.fill_(1.0)  # energies up to 288
         model.attention_key.weight.mul_(30)

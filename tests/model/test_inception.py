@@ -79,6 +79,8 @@ def test_joint_statistics_decay_as_if_updated_once_a_view():
     x = torch.randn(12, 2, 5, 6)
     torch.testing.assert_close(norm(x), nn.BatchNorm2d(2, eps=0.001)(x), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(norm.running_mean, (1 - 0.9**3) * x.mean((0, 2, 3)))
+    variance = x.transpose(0, 1).flatten(1).var(1)
+    torch.testing.assert_close(norm.running_var, 0.9**3 + (1 - 0.9**3) * variance)
     assert int(norm.num_batches_tracked) == 3
 
 

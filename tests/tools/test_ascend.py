@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -116,23 +117,70 @@ def test_modelarts_on_folders(tiny_dataset, tmp_path, mode):
     assert ("7 of 7 records, 0 skipped" in result.stdout) == (mode == "acc")
 
 
-def test_modelarts_in_obs_copies_back_and_passes_the_status_on(tiny_dataset, tmp_path):
-    """moxing is only on ModelArts; this one copies obs://NAME from and to a folder."""
+@pytest.fixture
+def obs(tiny_dataset, tmp_path) -> dict[str, str]:
+    """The environment in which obs://bucket/data is the tiny data set: moxing itself is only on ModelArts."""
     (tmp_path / "moxing").mkdir()
     (tmp_path / "moxing" / "__init__.py").write_text(
         "import os, shutil\n"
         "class file:\n"
+        "    def exists(address):\n"
+        "        return os.path.exists(address.replace('obs:/', os.environ['BUCKETS']))\n"
         "    def copy_parallel(source, target):\n"
         "        place = lambda a: a.replace('obs:/', os.environ['BUCKETS'])\n"
         "        shutil.copytree(place(source), place(target), dirs_exist_ok=True)\n"
     )
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "data").symlink_to(tiny_dataset)
-    environment = {"PYTHONPATH": str(tmp_path), "BUCKETS": str(tmp_path)}
-    entry = [sys.executable, ROOT / "tools" / "modelarts_entry_acc.py", "--data_url=obs://bucket/data"]
-    good = run(*entry, "--train_url=obs://bucket/out", *flags(max_number_of_steps=1), **environment)
+    return {"PYTHONPATH": str(tmp_path), "BUCKETS": str(tmp_path)}
+
+
+IN_OBS = [sys.executable, ROOT / "tools" / "modelarts_entry_acc.py", "--data_url=obs://bucket/data"]
+
+
+def test_modelarts_in_obs_copies_back_goes_on_and_passes_the_status_on(obs, tmp_path):
+    good = run(*IN_OBS, "--train_url=obs://bucket/out", *flags(max_number_of_steps=1), **obs)
     assert good.returncode == 0, good.stderr
     assert (tmp_path / "bucket" / "out" / "checkpoint-00000001.pth").exists()
-    bad = run(*entry, "--train_url=obs://bucket/bad", *flags(final_endpoint="Mixed_9z"), **environment)
+    again = run(*IN_OBS, "--train_url=obs://bucket/out", *flags(max_number_of_steps=2), **obs)
+    assert again.returncode == 0, again.stderr
+    assert "checkpoint-00000001.pth at step 1" in again.stdout
+    bad = run(*IN_OBS, "--train_url=obs://bucket/bad", *flags(final_endpoint="Mixed_9z"), **obs)
     assert bad.returncode == 2
     assert "training ended with status 2" in bad.stderr
+
+
+def stop_when_training(command: Sequence[str], log: Path, **environment: str) -> int:
+    """Starts a command whose training has no end, sends it SIGTERM once it trains, and returns its exit status."""
+    with open(log, "ab") as out:
+        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, env={**os.environ, **environment})
+    deadline = time.monotonic() + 120
+    while b"global step 2:" not in log.read_bytes() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.terminate()
+    return process.wait(60)
+
+
+ENDLESS = flags(max_number_of_steps=1_000_000, log_interval_steps=1)
+
+
+def test_modelarts_stopped_saves_and_copies_back(obs, tmp_path):
+    command = [*IN_OBS, "--train_url=obs://bucket/out", *ENDLESS]
+    status = stop_when_training(command, tmp_path / "log", OMP_NUM_THREADS="1", **obs)
+    assert status == 143, (tmp_path / "log").read_text()
+    assert list((tmp_path / "bucket" / "out").glob("checkpoint-*.pth"))
+
+
+def test_a_stopped_script_stops_its_training_and_goes_on_from_there(tiny_dataset, tmp_path):
+    folder = tmp_path / "0"
+    folder.mkdir()
+    common = ["--device=cpu", f"--python={sys.executable}", f"--output={tmp_path}", "--batch_size=4"]
+    command = ["bash", ROOT / "tools" / "ascend" / "train_full_1p.sh", *common, f"--data_path={tiny_dataset}"]
+    (folder / "train_0.log").touch()
+    endless = [*command, "--train_steps=1000000", "--", *MODEL, "--log_interval_steps=1"]
+    assert stop_when_training(endless, folder / "train_0.log", OMP_NUM_THREADS="1") == 143
+    (saved,) = (folder / "train_log").glob("checkpoint-*.pth")
+    steps = int(saved.stem.split("-")[1])
+    result = run(*command, f"--train_steps={steps + 2}", "--", *MODEL)
+    assert result.returncode == 0, result.stderr
+    assert f"resuming from {saved} at step {steps}" in (folder / "train_0.log").read_text()

@@ -62,6 +62,13 @@ def test_files_that_are_no_checkpoints(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_checkpoint_that_was_cut_off_says_so(tmp_path):
+    save(tmp_path / "x.pth", {"model": {"weight": torch.zeros(1000)}})
+    os.truncate(tmp_path / "x.pth", 2000)
+    with pytest.raises(CheckpointError, match="damaged or cut off: without it, a training goes on from the checkpoint"):
+        load(tmp_path / "x.pth")
+
+
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     class Evil:
         def __reduce__(self):

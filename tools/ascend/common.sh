@@ -3,6 +3,8 @@
 #
 # --data_path=FOLDER is needed. Also: --device (npu), --device_id (0), --batch_size of a device (32), --train_steps,
 # --load_from CHECKPOINT, --python (python3), --output FOLDER; anything behind -- goes to train.py as it is.
+#
+# A full training goes on from the checkpoints in FOLDER, those of a run that was stopped; another FOLDER starts anew.
 set -euo pipefail
 
 kind=$1 ranks=$2
@@ -41,8 +43,8 @@ if [ "${kind}" = performance ]; then mode=perf; fi
 folder=${output}/${device_id}
 case_name=${network}_bs$((batch_size * ranks))_${ranks}p_${mode}
 log=${folder}/train_${device_id}.log
-rm -rf "${folder}/train_log"
 mkdir -p "${folder}"
+if [ "${kind}" = performance ]; then rm -rf "${folder}/train_log" "${log}"; fi
 
 launch=("${python}")
 if [ "${ranks}" -gt 1 ]; then
@@ -58,8 +60,11 @@ if [ -n "${load_from}" ]; then flags+=("--checkpoint=${load_from}"); fi
 
 start=$(date +%s)
 status=0
-PYTHONPATH=${root}:${PYTHONPATH:-} "${launch[@]}" "${root}/train.py" "${flags[@]}" "$@" > "${log}" 2>&1 &
-wait $! || status=$?
+PYTHONPATH=${root}:${PYTHONPATH:-} "${launch[@]}" "${root}/train.py" "${flags[@]}" "$@" >> "${log}" 2>&1 &
+training=$!
+trap 'kill -TERM "${training}"; wait "${training}"; exit 143' TERM INT  # it saves before it ends
+wait "${training}" || status=$?
+trap - TERM INT
 if [ "${status}" -ne 0 ]; then
     tail -n 20 "${log}" >&2
     echo "[Error] training ended with status ${status}: see ${log}" >&2
@@ -78,7 +83,7 @@ text = open(log, encoding="utf-8").read()
 rates = [float(rate) for rate in re.findall(r"^global step \d+: .*images/s ([0-9.]+)", text, re.M)]
 losses = re.findall(r"^global step \d+: loss = (\S+)", text, re.M)
 steady = rates[1:] or rates  # the first line holds the start: compilation, and the loss scale finding its place
-fps = sum(steady) / len(steady)
+fps = len(steady) / sum(1 / rate for rate in steady)  # lines stand for equally many steps, not for equal times
 global_batch = int(batch_size) * int(ranks)
 print("------------------ Final result ------------------")
 print(f"Final Performance images/sec : {fps:.2f}")
