@@ -84,7 +84,7 @@ def main(arguments: list[str]) -> int:
         step = state.get("step", 0)
         goes_to = f", report to {flags.report}" if flags.report else ""
         log.line(f"{flags.ckpt} (step {step}) on {config.data.split_name}, {device}, {lowered.description}{goes_to}")
-        if config.data.dataset_dir is not None and (warning := dataset.charset_warning()):
+        if warning := dataset.charset_warning():
             log.line(warning)
         recorder = OutcomeRecorder(dataset.charset) if flags.report else None
         with explain_shortage(config, device, is_training=False):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import re
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Annotated, Any, Callable, Literal, get_args, get_origin, get_type_hints
@@ -170,8 +171,9 @@ def check_type(name: str, value: Any, hint: Any, source: str) -> None:
         raise ConfigError(f"{source}: {name} is {value!r}: expected {expected}")
 
 
-def interruptible(report: Callable[[int], object]) -> Callable[[int], None]:
-    """Lets SIGTERM raise KeyboardInterrupt as Ctrl-C does, and wraps a progress report so that none is lost.
+@contextlib.contextmanager
+def interruptible(report: Callable[[int], object]) -> Iterator[Callable[[int], None]]:
+    """Within it SIGTERM raises KeyboardInterrupt as Ctrl-C does; gives a progress report with which none is lost.
 
     Python and numpy drop an exception that a signal raises inside some of their callbacks: seen about once in 100
     times. What was dropped is raised again at the next report.
@@ -188,9 +190,12 @@ def interruptible(report: Callable[[int], object]) -> Callable[[int], None]:
             raise KeyboardInterrupt
         report(count)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupt)
-    return reported
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield reported
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

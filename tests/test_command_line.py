@@ -85,14 +85,15 @@ def test_errors_are_one_line(arguments, message):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupt_that_a_callback_drops_is_raised_at_the_next_report(number):
-    counts = []
-    report = interruptible(counts.append)
-    report(1)
-    with contextlib.suppress(KeyboardInterrupt):
-        signal.raise_signal(number)
-    with pytest.raises(KeyboardInterrupt):
-        report(2)
+    counts, before = [], signal.getsignal(number)
+    with interruptible(counts.append) as report:
+        report(1)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(number)
+        with pytest.raises(KeyboardInterrupt):
+            report(2)
     assert counts == [1]
+    assert signal.getsignal(number) is before
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -1,10 +1,7 @@
 """tools/make_tfrecords.py as a user runs it."""
 
 import os
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,12 +86,7 @@ def test_sigterm_leaves_nothing(photos, tmp_path):
         os.link(photos / "0.png", photos / f"{number}.png") if number > 9 else None
     (photos / "l.tsv").write_text("\n".join(lines))
     command = [sys.executable, str(TOOL), str(photos / "l.tsv"), str(tmp_path / "out"), "--processes", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.partial-*/written/train/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, errors = tiny.stopped(command, tmp_path, ".out.partial-*/written/train/*")
+    assert status == 130
     assert "was not written" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]

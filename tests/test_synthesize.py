@@ -2,15 +2,14 @@
 
 import importlib.util
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import stopped
 
 from aocr_torch.command_line import ConfigError
 
@@ -70,13 +69,8 @@ def test_unknown_arguments_are_named(tool, arguments, message):
 
 def test_sigterm_leaves_nothing(tmp_path):
     command = [sys.executable, str(TOOL), str(tmp_path / "signs"), "--num_train", "100000", "--processes", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".signs.partial-*/written/train/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, errors = stopped(command, tmp_path, ".signs.partial-*/written/train/*")
+    assert status == 130
     assert "was not written" in errors
     assert list(tmp_path.iterdir()) == []
 

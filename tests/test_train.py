@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny import flags, write
+from tiny import flags, stopped, write
 
 from aocr_torch.config import ConfigError
 
@@ -126,13 +126,8 @@ def test_a_killed_loader_process_is_explained(tmp_path, tiny_dataset):
 def test_sigterm_while_the_signs_are_drawn_leaves_nothing(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / "configs" / "demo.yaml"), "--device=cpu"]
     command += [f"--dataset_dir={tmp_path}/data/signs", f"--train_log_dir={tmp_path}/log"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data/.signs.partial-*/written/train")) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 2
+    status, errors = stopped(command, tmp_path, "data/.signs.partial-*/written/train")
+    assert status == 2
     assert errors.splitlines()[-1] == f"error: interrupted: {tmp_path}/data/signs was not written"
     assert list((tmp_path / "data").iterdir()) == []
 

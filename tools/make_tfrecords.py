@@ -52,7 +52,8 @@ def main(arguments: list[str]) -> int:
     charset = None if options.charset is None else Charset.from_file(options.charset)
     try:
         listing = read_listing(options.source)
-        with tqdm(total=len(listing.entries), unit="picture", disable=None, leave=False) as bar:
+        bar = tqdm(total=len(listing.entries), unit="picture", disable=None, leave=False)
+        with bar, interruptible(bar.update) as report:
             summary = build(
                 listing,
                 options.out,
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> int:
                 charset,
                 options.processes,
                 force=options.force,
-                report=interruptible(bar.update),
+                report=report,
             )
     except KeyboardInterrupt:
         print(f"interrupted: {options.out} was not written", file=sys.stderr)

@@ -70,8 +70,9 @@ def main(arguments: list[str], mode: str = "acc") -> int:
             is_tower = "inception" in Path(known.ckpt_path).name
             name = "checkpoint_inception" if is_tower else "checkpoint"
             command.append(f"--{name}={local(known.ckpt_path, Path(folder))}")
-        training = subprocess.Popen([*command, *flags])
-        for number in (signal.SIGTERM, signal.SIGINT):  # a stopped training saves and ends
+        # In a session of its own a signal reaches it once, through this one: a second would end it before it saves.
+        training = subprocess.Popen([*command, *flags], start_new_session=True)
+        for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: training.send_signal(number))
         status = None
         while status is None:

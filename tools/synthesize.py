@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     num_signs = sum(options.parameters.counts().values())
     try:
-        with tqdm(total=num_signs, unit="sign", disable=None, leave=False) as bar:
-            report = interruptible(bar.update)
+        bar = tqdm(total=num_signs, unit="sign", disable=None, leave=False)
+        with bar, interruptible(bar.update) as report:
             summary = synthesize(options.out, options.parameters, options.processes, force=options.force, report=report)
     except KeyboardInterrupt:
         print(f"interrupted: {options.out} was not written", file=sys.stderr)

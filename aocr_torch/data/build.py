@@ -26,7 +26,7 @@ from aocr_torch.data.listing import Entry, Listing
 from aocr_torch.data.pictures import PictureError, lay_out, read_picture, shown
 from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import write_shard
-from aocr_torch.files import replacing_folder, require_replaceable
+from aocr_torch.files import replacing_folder
 
 PARAMETERS_FILE = "make_tfrecords.json"
 SPLITS = ("train", "validation", "test")
@@ -223,7 +223,6 @@ def _require_some(there_is_some: object, problems: list[str]) -> None:
 
 
 def _check_place(out_dir: Path, force: bool) -> None:
-    require_replaceable(out_dir)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return
     if not (out_dir / PARAMETERS_FILE).is_file():

@@ -20,8 +20,8 @@ from PIL import Image
 from tfrecord.example_pb2 import Example
 
 from aocr_torch.data.build import BuildError
-from aocr_torch.data.charset import NULL, Charset, CharsetError
-from aocr_torch.data.fsns import FSNSDataset
+from aocr_torch.data.charset import NULL, Charset
+from aocr_torch.data.fsns import FSNSDataset, text_of, written_text
 from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import RecordError, Shards
 from aocr_torch.files import replacing_folder, require_replaceable
@@ -209,23 +209,9 @@ def find_layout(paths: list[Path], charset: Charset) -> Layout:
     raise BuildError(f"no record can be read: {first}")
 
 
-def text_of(features: Any, label: list[int], charset: Charset) -> str:
-    """The label's text: image/text where it says the same as the ids, which several characters may share."""
-    written = _written_text(features)
-    try:
-        return written if charset.encode(written or "", len(label)) == label else charset.decode(label)
-    except CharsetError:
-        return charset.decode(label)
-
-
 def _open(path: Path, charset: Charset, layout: Layout) -> FSNSDataset:
     size = {"image_height": layout.height, "image_width": layout.width, "max_sequence_length": layout.length}
     return FSNSDataset(Shards([path], skip_bad_records=True), charset, **size)
-
-
-def _written_text(features: Any) -> Optional[str]:
-    values = features["image/text"].bytes_list.value if "image/text" in features else []
-    return values[0].decode("utf-8", errors="replace") if len(values) == 1 else None
 
 
 def _number(features: Any, name: str) -> Optional[int]:
@@ -236,7 +222,7 @@ def _number(features: Any, name: str) -> Optional[int]:
 def _contradictions(features: Any, label: list[int], image: np.ndarray, charset: Charset) -> Iterable[str]:
     """Reasons why a record that can be read is not good."""
     count = sum(identifier != charset.null_id for identifier in label)
-    text, written = charset.decode(label), _written_text(features)
+    text, written = charset.decode(label), written_text(features)
     if count == 0:
         yield "the label is empty: leave the record out, or keep it as a picture without text on purpose"
     if charset.null_id in label[:count]:

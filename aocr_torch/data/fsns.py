@@ -159,9 +159,24 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
     raise ValueError(f"the image's mode is {mode}, expected one of {', '.join(RGB_MODES)}: convert it to 8-bit RGB")
 
 
+def written_text(features: Any) -> Optional[str]:
+    """image/text of a record, or None where it has none."""
+    values = features["image/text"].bytes_list.value if "image/text" in features else []
+    return values[0].decode("utf-8", errors="replace") if len(values) == 1 else None
+
+
+def text_of(features: Any, label: list[int], charset: Charset) -> str:
+    """The label's text: image/text where it says the same as the ids, which several characters may share."""
+    written = written_text(features)
+    try:
+        return written if charset.encode(written or "", len(label)) == label else charset.decode(label)
+    except CharsetError:
+        return charset.decode(label)
+
+
 def compressed_pixels(png: bytes) -> bytes:
-    """The zlib stream of a PNG."""
-    place, parts = len(PNG_HEAD) - 8, []  # of the first chunk: its length in four bytes, then its name
+    """The zlib stream of a PNG; nothing of any other image."""
+    place, parts = 8, []  # of the first chunk: its length in four bytes, then its name
     while place < len(png):
         (length,) = struct.unpack(">I", png[place : place + 4].rjust(4, b"\0"))
         if png[place + 4 : place + 8] == b"IDAT":
@@ -283,23 +298,15 @@ class FSNSDataset(Dataset):
                 label = self._label(features, index)
             except RecordError:
                 continue
-            written = features["image/text"].bytes_list.value if "image/text" in features else []
-            if len(written) == 1 and written[0]:
-                texts.append((written[0].decode("utf-8", errors="replace"), label))
-        wrong = [(text, label) for text, label in texts if not self._says(label, text)]
+            if written := written_text(features):
+                texts.append((written, text_of(features, label, self.charset)))
+        wrong = [pair for pair in texts if pair[0] != pair[1]]
         if 2 * len(wrong) <= len(texts):
             return None
-        text, label = wrong[0]
         return (
             f"warning: {len(wrong)} of the first {len(texts)} records have another text in image/text than the charset "
-            f"makes of their ids, the first {text!r} and {self.charset.decode(label)!r}: is it this data set's?"
+            f"makes of their ids, the first {wrong[0][0]!r} and {wrong[0][1]!r}: is it this data set's?"
         )
-
-    def _says(self, label: list[int], text: str) -> bool:
-        try:
-            return self.charset.encode(text, len(label)) == label
-        except CharsetError:
-            return False
 
     def encoded_image(self, index: int) -> bytes:
         """The PNG or JPEG of a record; raises RecordError."""

@@ -13,13 +13,12 @@ from __future__ import annotations
 import codecs
 import csv
 import json
-import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from aocr_torch.data.pictures import find_pictures, shown
+from aocr_torch.data.pictures import find_pictures, shown, visible_files
 
 PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path")
 TEXT_NAMES = ("text", "label", "words", "transcription")
@@ -122,8 +121,7 @@ def _from_folder(folder: Path) -> list[Any]:
 
 
 def _text_files(folder: Path) -> list[Path]:
-    found = [Path(place, name) for place, _, names in os.walk(folder) for name in names if name.endswith(".txt")]
-    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in visible_files(folder) if path.name.endswith(".txt")]
 
 
 def _from_file(path: Path) -> list[Any]:

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -194,14 +195,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def visible_files(
+    folder: Union[str, os.PathLike], on_error: Optional[Callable[[OSError], object]] = None
+) -> Iterator[Path]:
+    """Every file under `folder` that is not hidden, nor in a hidden folder. on_error: of one that does not open."""
+    for place, folders, names in os.walk(folder, onerror=on_error):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
 def find_pictures(folder: Union[str, os.PathLike]) -> list[Path]:
     """Every file under `folder` with a picture's suffix, sorted; hidden files and folders are left out.
 
     A folder that cannot be opened is in the list itself, so that it is not passed over in silence.
     """
-    found: list[Path] = []
     closed: list[Path] = []
-    for place, folders, files in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place, name) for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    files = visible_files(folder, lambda error: closed.append(Path(error.filename)))
+    found = [path for path in files if path.name.lower().endswith(SUFFIXES)]
     return sorted(found + closed)

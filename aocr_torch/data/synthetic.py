@@ -27,7 +27,7 @@ from aocr_torch.data.synthetic_effects import SynthesisError
 from aocr_torch.data.synthetic_names import Split, draw_label
 from aocr_torch.data.synthetic_parameters import DRAWING_VERSION, PRESETS, SyntheticParameters
 from aocr_torch.data.synthetic_signs import draw_sign
-from aocr_torch.files import replacing_folder, require_replaceable
+from aocr_torch.files import replacing_folder
 
 __all__ = ["PRESETS", "SyntheticParameters", "draw_example", "draw_record", "synthesize"]
 
@@ -163,7 +163,6 @@ def _description(parameters: SyntheticParameters) -> dict[str, object]:
 
 def _is_already_there(out_dir: Path, parameters: SyntheticParameters, force: bool) -> bool:
     """Whether `out_dir` is this very data set; raises SynthesisError where it is something that must not go."""
-    require_replaceable(out_dir)
     if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
         return False
     try:

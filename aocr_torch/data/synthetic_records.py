@@ -66,6 +66,9 @@ class DrawnDataset(FSNSDataset):
 
     shards: DrawnRecords
 
+    def charset_warning(self, most: int = 16) -> None:
+        """None: the charset is that of the texts."""
+
     def _decode(self, index: int, picture: np.ndarray, label: np.ndarray) -> None:
         self.shards.location(index)
         picture[:], text, _ = draw_example(self.shards.parameters, self.shards.split, index)

@@ -128,9 +128,10 @@ class AttentionDecoder(nn.Module):
         told = taught = None  # taught: T times (B, K)
         if self.use_autoregression:
             told = characters.new_zeros(batch, self.num_classes)  # (B, K)
-            # Their gradient is a sum over all steps, most of them of the null: in float16 it would lose three digits.
-            wide = characters.to(torch.promote_types(characters.dtype, torch.float32))
-            taught = None if labels is None else F.embedding(labels, wide).to(characters.dtype).unbind(1)
+            if labels is not None:
+                # Their gradient is a sum over all steps, most of them of the null: float16 would lose three digits.
+                wide = characters.to(torch.promote_types(characters.dtype, torch.float32))
+                taught = F.embedding(labels, wide).to(characters.dtype).unbind(1)
         all_outputs, all_attention = [], []
         for step in range(self.num_steps):
             output, attention, context, state = take(told, context, state)

@@ -73,7 +73,7 @@ def train(config: Config) -> int:
         training = Training(config, dataset.charset, device, len(dataset))
         checkpoints = checkpoint.Checkpoints(Path(run.train_log_dir), run.keep_checkpoints)
         messages = _start_or_resume(training, checkpoints)
-        if config.data.dataset_dir is not None and (warning := dataset.charset_warning()):
+        if warning := dataset.charset_warning():
             messages.append(warning)
         messages += [each.cache.summary for each in (dataset, eval_dataset) if each is not None and each.cache]
         training.distribute()
@@ -104,14 +104,11 @@ def _synthesize(config: Config) -> None:
 
         if not Path(data.dataset_dir).exists():
             announce(f"drawing the synthetic data set {data.synthesize!r} into {data.dataset_dir} ...")
-        before = [signal.getsignal(number) for number in SIGNALS]
         try:
-            synthesize(data.dataset_dir, PRESETS[data.synthesize], report=interruptible(lambda count: None))
+            with interruptible(lambda count: None) as report:
+                synthesize(data.dataset_dir, PRESETS[data.synthesize], report=report)
         except KeyboardInterrupt:
             raise ConfigError(f"interrupted: {data.dataset_dir} was not written") from None
-        finally:
-            for number, handler in zip(SIGNALS, before):
-                signal.signal(number, handler)
     ranks.wait_for_all()
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -122,6 +123,14 @@ def test_an_interrupted_call_leaves_nothing(tmp_path):
         synthesize(tmp_path / "signs", TINY, processes=1, report=interrupt)
     assert [path.name for path in tmp_path.iterdir()] == ["signs"]
     assert files(tmp_path) == {}
+
+
+def test_what_is_there_already_may_be_a_mount_point(tmp_path, monkeypatch):
+    synthesize(tmp_path / "signs", TINY, processes=1)
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    assert not synthesize(tmp_path / "signs", TINY, processes=1).was_written
+    with pytest.raises(OSError, match="is a mount point"):
+        synthesize(tmp_path / "signs", replace(TINY, seed=1), processes=1, force=True)
 
 
 def test_an_error_in_another_process_is_not_lost(tmp_path):

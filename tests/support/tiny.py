@@ -2,8 +2,11 @@
 
 import importlib.util
 import io
+import signal
 import struct
+import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -110,3 +113,15 @@ def spoil(shard: Path) -> None:
     records = [shards.read(number) for number in range(len(shards))]
     broken = example("ab", np.random.RandomState(0)).replace(b"IHDR", b"IHDX")
     write_shard(shard, [*records, broken])
+
+
+def stopped(command: list[str], folder: Path, pattern: str) -> tuple[int, str]:
+    """Starts a program, sends it SIGTERM once `folder` holds `pattern`, and returns its exit status and errors."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (came := any(folder.glob(pattern))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert came, f"{pattern} never came: {errors}"
+    return process.returncode, errors

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -151,13 +152,14 @@ def test_modelarts_in_obs_copies_back_goes_on_and_passes_the_status_on(obs, tmp_
 
 
 def stop_when_training(command: Sequence[str], log: Path, **environment: str) -> int:
-    """Starts a command whose training has no end, sends it SIGTERM once it trains, and returns its exit status."""
+    """Starts a command whose training has no end, sends its group SIGTERM once it trains; returns its exit status."""
     with open(log, "ab") as out:
-        process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out, env={**os.environ, **environment})
+        options = {"stdout": out, "stderr": out, "env": {**os.environ, **environment}, "start_new_session": True}
+        process = subprocess.Popen(list(map(str, command)), **options)
     deadline = time.monotonic() + 120
     while b"global step 2:" not in log.read_bytes() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)
     return process.wait(60)
 
 

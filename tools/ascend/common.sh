@@ -60,7 +60,8 @@ if [ -n "${load_from}" ]; then flags+=("--checkpoint=${load_from}"); fi
 
 start=$(date +%s)
 status=0
-PYTHONPATH=${root}:${PYTHONPATH:-} "${launch[@]}" "${root}/train.py" "${flags[@]}" "$@" >> "${log}" 2>&1 &
+# In a session of its own a signal reaches it once, through this script: a second would end it before it saves.
+PYTHONPATH=${root}:${PYTHONPATH:-} setsid "${launch[@]}" "${root}/train.py" "${flags[@]}" "$@" >> "${log}" 2>&1 &
 training=$!
 trap 'kill -TERM "${training}"; wait "${training}"; exit 143' TERM INT  # it saves before it ends
 wait "${training}" || status=$?
