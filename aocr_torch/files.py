@@ -55,24 +55,32 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is whole, so that nobody sees half of it.
+def replacing_path(path: Path) -> Iterator[Path]:
+    """The name under which to write what takes the place of `path` when it is whole; its folder is made.
 
-    Its name until then starts with a dot, which no pattern for shards matches, and is random, so that
-    several processes on several machines may write the same file at once.
+    It starts with a dot, which no pattern for shards matches, and is random, so that several processes on several
+    machines may write the same file at once.
     """
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with _naming(path):
-        file = open(unfinished, "wb")  # noqa: SIM115 - closed below
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.touch()
     try:
-        with file:
+        yield unfinished
+        with _naming(path):
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, mtime_ns: Optional[int] = None) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is whole, so that nobody sees half of it."""
+    with replacing_path(path) as unfinished:
+        with open(unfinished, "wb") as file:
             yield file
         if mtime_ns is not None:
             os.utime(unfinished, ns=(mtime_ns, mtime_ns))
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def require_replaceable(folder: Path) -> None:

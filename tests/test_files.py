@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aocr_torch.files import replacing, replacing_folder
+from aocr_torch.files import replacing, replacing_folder, replacing_path
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_mount_point_is_refused_before_the_work(old, monkeypatch):
         raise AssertionError
 
 
-@pytest.mark.parametrize("kind", [replacing, replacing_folder])
+@pytest.mark.parametrize("kind", [replacing, replacing_path, replacing_folder])
 def test_an_error_names_what_was_asked_for(kind, tmp_path):
     (tmp_path / "file").touch()
     wanted = tmp_path / "file" / "new"

@@ -11,7 +11,6 @@ does, one text at most excepted. The exit status is 0, or 2 and nothing written.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from aocr_torch.command_line import parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.pictures import Picture, find_pictures
 from aocr_torch.data.synthetic import PRESETS, draw_example
-from aocr_torch.files import CheckpointError
+from aocr_torch.files import CheckpointError, replacing_path
 from aocr_torch.interop.onnx import draw_pictures
 from aocr_torch.predict import Predictor
 from aocr_torch.training import checkpoint
@@ -50,15 +49,11 @@ def main(arguments: list[str]) -> int:
     if output.exists() and not options.force:
         raise CheckpointError(f"{output}: exists already; name another file or replace it with --force")
     state = checkpoint.load(options.checkpoint)
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    with replacing_path(output) as beside:
         checkpoint.save(beside, checkpoint.portable(state, options.checkpoint))
         original, written = Predictor(options.checkpoint), Predictor(beside)
         images = [file for path in options.images for file in (find_pictures(path) or [path])]
         report = compare(original, written, images or drawn_signs(original))
-        os.replace(beside, output)
-    finally:
-        beside.unlink(missing_ok=True)
     content = output.read_bytes()
     size = sum(value.numel() for value in original.model.model.state_dict().values())
     print(f"{output} written, {len(content) / 1e6:.2f} MB, sha256 {hashlib.sha256(content).hexdigest()}")

@@ -200,7 +200,6 @@ def _save_index(places: list[Path], spans: np.ndarray, mtime_ns: int) -> None:
     """Writes the index to the first place that takes it; where none does, the next start builds it again."""
     for place in places:
         with contextlib.suppress(OSError):
-            place.parent.mkdir(parents=True, exist_ok=True)
             with replacing(place, mtime_ns) as file:
                 file.write("".join(f"{offset} {size}\n" for offset, size in spans.tolist()).encode())
             return

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import shlex
 import warnings
 from pathlib import Path
@@ -24,6 +23,7 @@ from aocr_torch.config import Data
 from aocr_torch.data.charset import NULL, Charset
 from aocr_torch.data.synthetic_effects import SignEffects
 from aocr_torch.data.synthetic_signs import draw_sign
+from aocr_torch.files import replacing_path
 from aocr_torch.interop.onnx_model import FORMAT, OnnxModel, import_extra
 from aocr_torch.predict import Reader
 
@@ -78,10 +78,8 @@ def export(
     """
     onnx = import_extra("onnx")
     import_extra("onnxruntime")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     pictures = np.resize(pictures, (max(len(pictures), CHECK_BATCH), *pictures.shape[1:]))
-    try:
+    with replacing_path(path) as beside:
         _trace(reader, beside, pictures[:2], takes_bytes, with_attention)
         model = onnx.load(str(beside))
         if float16:
@@ -95,11 +93,7 @@ def export(
         onnx.helper.set_model_props(model, metadata)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, str(beside))
-        worst = verify(beside, reader, charset, pictures, FLOAT16_TOLERANCE if float16 else TOLERANCE)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return worst
+        return verify(beside, reader, charset, pictures, FLOAT16_TOLERANCE if float16 else TOLERANCE)
 
 
 @torch.no_grad()

@@ -29,7 +29,6 @@ def save(path: Union[str, Path], state: dict[str, Any]) -> None:
     state: dicts, lists, strings, ints and bools around numpy arrays of float32 or int64, which become tensors.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays: list[np.ndarray] = []
     body = b"".join(_pickled(state, arrays))
     with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

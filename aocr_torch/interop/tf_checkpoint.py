@@ -304,7 +304,6 @@ def write_checkpoint(prefix: Union[str, os.PathLike], variables: Mapping[str, np
     variables: name -> array of float32, float64, float16, int32, int64 or bool.
     """
     prefix = Path(prefix)
-    prefix.parent.mkdir(parents=True, exist_ok=True)
     numbers = {name: number for number, name in _DTYPES.items()}
     header = MESSAGES["BundleHeader"](num_shards=1)
     header.version.producer = 1

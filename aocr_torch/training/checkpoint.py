@@ -34,7 +34,6 @@ _PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_len
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Writes `state` so that `path` holds either the old or the new file, whenever the process is killed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         torch.save(state, file)
         file.flush()
