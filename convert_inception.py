@@ -25,6 +25,9 @@ from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.interop.tf_plan import Report, plan_conversion
 from aocr_torch.model.endpoints import map_shape
 
+LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
+SAME_WEIGHTS = {"Conv2d_2b_3x3": "MaxPool_3a_3x3", "Conv2d_4a_3x3": "MaxPool_5a_3x3"}
+
 
 @dataclass(frozen=True)
 class Options:
@@ -38,6 +41,20 @@ class Options:
     """File to write; default: beside the checkpoint, with .pth."""
     charset: Optional[Path] = None
     """Charset file that a whole model was trained with, to travel along: train.py can then start on another charset."""
+    use_autoregression: Optional[bool] = None
+    """Whether a whole model's steps were told the previous character; with attention no shape tells, default True."""
+    image_height: int = Data.image_height
+    """Height of a whole model's images, pixels; neither this nor the next five leave a trace in a checkpoint."""
+    image_width: int = Data.image_width
+    """Width of its images, all views together, pixels."""
+    num_views: int = Data.num_views
+    """Its views."""
+    max_sequence_length: int = Data.max_sequence_length
+    """Its decoder's steps."""
+    crop_width: Optional[int] = None
+    """Width of its central crop, pixels."""
+    crop_height: Optional[int] = None
+    """Height of its central crop, pixels."""
     list: bool = False
     """List every variable and what would become of it, and write nothing."""
     force: bool = False
@@ -91,19 +108,24 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def architecture(report: Report) -> dict[str, Any]:
-    """Configuration of a whole model as far as its shapes tell it, for images of the default size.
+def architecture(report: Report, options: Options) -> dict[str, Any]:
+    """Configuration of a whole model, from its shapes and what the options say of it.
 
-    Whether an attention decoder is told the previous character leaves no trace in the shapes; the default stays.
+    Raises:
+        CheckpointError: its decoder reads other inputs than images of this size give.
     """
+    layout = {name: getattr(options, name) for name in LAYOUT}
+    data = Data(**layout)
     known = {
         "final_endpoint": report.final_endpoint,
         "use_attention": report.decoder == "attention",
         "num_lstm_units": report.num_lstm_units,
+        **{name: value for name, value in layout.items() if value != getattr(Data, name)},
     }
-    channels, height, width = map_shape(report.final_endpoint, *Data().view_size)
-    positions_a_step = Data.num_views * height * width // Data.max_sequence_length
-    for has_coordinates, is_autoregressive in product((False, True), (True, False)):
+    channels, height, width = map_shape(report.final_endpoint, *data.view_size)
+    positions_a_step = data.num_views * height * width // data.max_sequence_length
+    said = (True, False) if options.use_autoregression is None else (options.use_autoregression,)
+    for has_coordinates, is_autoregressive in product((False, True), said):
         features = channels + has_coordinates * (height + width)
         if report.decoder == "attention":
             inputs = features
@@ -111,7 +133,11 @@ def architecture(report: Report) -> dict[str, Any]:
             inputs = positions_a_step * features + is_autoregressive * report.num_classes
         if inputs == report.decoder_inputs:
             return {**known, "encode_coordinates": has_coordinates, "use_autoregression": is_autoregressive}
-    return known
+    raise CheckpointError(
+        f"the decoder takes {report.decoder_inputs} inputs, which {data.num_views} views of {data.view_size[0]}x"
+        f"{data.view_size[1]} (height x width) and {data.max_sequence_length} steps do not give: say the model's with "
+        "--image_height, --image_width, --num_views, --max_sequence_length, the crop and --use_autoregression"
+    )
 
 
 def main(arguments: list[str]) -> int:
@@ -132,6 +158,9 @@ def main(arguments: list[str]) -> int:
         if output.exists() and not options.force:
             raise CheckpointError(f"{output}: exists already; name another --output or replace it with --force")
         converted = convert(reader, options)
+        if report.decoder is not None and options.final_endpoint is None and report.final_endpoint in SAME_WEIGHTS:
+            other = SAME_WEIGHTS[report.final_endpoint]
+            print(f"taken to end at {report.final_endpoint}; if it ended at {other}, say so with --final_endpoint")
     pth_file.save(output, converted)
     print(
         f"wrote {output}: {len(converted['model'])} tensors"
@@ -146,7 +175,7 @@ def convert(reader: CheckpointReader, options: Options) -> dict[str, Any]:
     source = {"file": reader.path.name, "format": reader.format, "sha256": {p.name: sha256(p) for p in reader.files}}
     converted = {"format": CHECKPOINT_FORMAT, "model": state, "source": source}
     if report.decoder is not None:
-        converted["config"] = architecture(report)
+        converted["config"] = architecture(report, options)
         converted["momentum"] = report.momentum
         if report.step is not None:
             converted["step"] = report.step
@@ -157,6 +186,8 @@ def convert(reader: CheckpointReader, options: Options) -> dict[str, Any]:
                     f"{options.charset}: has {charset.size} classes, the model {report.num_classes}: not its charset"
                 )
             converted["charset"] = charset.to_dict()
+    elif options.charset is not None:
+        raise CheckpointError(f"{options.charset}: an Inception-v3 has no characters: leave --charset away")
     return converted
 
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         state.update(checkpoint.load(flags.ckpt))
         # What was asked of the training's device, precision and records is not asked of this one.
         own = {"device": "auto", "amp": False, "amp_backend": "auto", "amp_dtype": "auto", "compile": False}
-        own.update(skip_bad_records=False, decoded_cache_dir=None)
+        own.update(skip_bad_records=False, decoded_cache_dir=None, echo=1)
         return checkpoint.config_of(state).replace(split_name="test", num_records=None, **own)
 
     description = "Evaluate an Attention-OCR checkpoint (on --split_name test by default)."
@@ -109,7 +109,7 @@ def _facts(config: Config, flags: Evaluate) -> dict[str, str]:
     part = "" if flags.num_batches is None else f", the first {flags.num_batches} batches of it"
     return {
         "checkpoint": str(flags.ckpt),
-        "data set": str(config.data.dataset_dir),
+        "data set": config.data.dataset_dir or f"drawn, {config.data.synthesize}",
         "split": config.data.split_name + part,
         "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %z"),
         "aocr_torch": __version__,

@@ -19,6 +19,18 @@ from aocr_torch import __version__
 
 LEAST = {"torch": (2, 1), "torchvision": (0, 16), "numpy": (1, 24), "pillow": (10, 1), "tfrecord": (1, 14, 5)}
 OPTIONAL = ("torch_npu", "apex", "onnx", "onnxruntime")
+OTHERS = (
+    "torchvision",
+    "PIL",
+    "crc32c",
+    "google.protobuf",
+    "tfrecord",
+    "yaml",
+    "tyro",
+    "rapidfuzz",
+    "tqdm",
+    "tensorboard",
+)
 
 
 def main() -> int:
@@ -35,7 +47,7 @@ def main() -> int:
     else:
         from aocr_torch import device
 
-        more = (import_problem("torchvision"), apex_problem(), versions["torch_npu"] and device.npu_fault())
+        more = (*map(import_problem, OTHERS), apex_problem(), versions["torch_npu"] and device.npu_fault())
         problems += [problem for problem in more if problem]
         # A module says which build it is (+cpu, +cu130), which metadata may leave out.
         facts["torch"] = getattr(sys.modules["torch"], "__version__", facts["torch"])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -58,7 +60,7 @@ class Data:
     num_workers: int = 2
     """Processes that read, decode and, on the CPU, augment; 0 does it in the main process."""
     num_records: Optional[int] = None
-    """Use only the first so many records of the split; all by default."""
+    """Use only the first so many records of split_name; all by default."""
     skip_bad_records: bool = False
     """Count, list and leave out records that cannot be read, instead of stopping at the first."""
     decoded_cache_dir: Optional[str] = None
@@ -76,6 +78,10 @@ class Data:
             self.num_records is None or self.num_records >= 1, f"num_records is {self.num_records}: expected at least 1"
         )
         _require(self.echo >= 1, f"echo is {self.echo}: expected at least 1")
+        _require(
+            self.echo == 1 or self.decoded_cache_dir is not None,
+            f"echo {self.echo} without decoded_cache_dir would decode each record as often: give a folder too",
+        )
         _require(self.max_sequence_length >= 1, f"max_sequence_length is {self.max_sequence_length}: at least 1")
         _require(
             self.num_views >= 1 and self.image_width % self.num_views == 0,
@@ -137,6 +143,10 @@ class Model:
     def __post_init__(self) -> None:
         _require(0 <= self.batch_norm_decay < 1, f"batch_norm_decay is {self.batch_norm_decay}: expected 0 <= d < 1")
         _require(self.num_lstm_units >= 1, f"num_lstm_units is {self.num_lstm_units}: expected at least 1")
+        _require(
+            0 <= self.lstm_state_clip_value < float("inf"),
+            f"lstm_state_clip_value is {self.lstm_state_clip_value}: expected a finite number, 0 for no bound",
+        )
 
 
 @dataclass(frozen=True)
@@ -183,11 +193,14 @@ class Optim:
         _require(self.warmup_steps >= 0, f"warmup_steps is {self.warmup_steps}: expected 0 or more")
         _require(self.decay_interval_steps >= 1, f"decay_interval_steps is {self.decay_interval_steps}: at least 1")
         _require(0 < self.decay_factor <= 1, f"decay_factor is {self.decay_factor}: expected 0 < f <= 1")
-        _require(self.weight_decay >= 0, f"weight_decay is {self.weight_decay}: expected 0 or more")
+        _require(0 <= self.weight_decay < float("inf"), f"weight_decay is {self.weight_decay}: expected 0 or more")
         _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 <= s < 1")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 <= d < 1")
         _require(self.accumulate_steps >= 1, f"accumulate_steps is {self.accumulate_steps}: expected at least 1")
-        _require(self.clip_gradient_norm >= 0, f"clip_gradient_norm is {self.clip_gradient_norm}: expected 0 or more")
+        _require(
+            0 <= self.clip_gradient_norm < float("inf"),
+            f"clip_gradient_norm is {self.clip_gradient_norm}: expected a finite number, 0 for no clipping",
+        )
 
 
 @dataclass(frozen=True)
@@ -260,6 +273,11 @@ class Run:
             "checkpoint and checkpoint_inception contradict each other: a whole model includes its tower, give one",
         )
         _require(self.max_consecutive_skips >= 1, f"max_consecutive_skips is {self.max_consecutive_skips}: at least 1")
+        for name in ("amp_backend", "amp_dtype"):
+            _require(
+                self.amp or getattr(self, name) == "auto",
+                f"{name} {getattr(self, name)} without amp changes nothing: give --amp too, or --{name} auto",
+            )
         _require(
             self.amp_backend != "apex" or self.amp_dtype != "bfloat16",
             "amp_backend apex and amp_dtype bfloat16 contradict each other: apex has float16 only",
@@ -418,8 +436,13 @@ def run_main(main: Callable[[list[str]], int]) -> None:
     try:
         sys.exit(main(sys.argv[1:]))
     except (ValueError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            sys.exit(128 + signal.SIGPIPE)
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except RuntimeError as error:
         if "Failed to load the backend extension" not in str(error):
             raise
@@ -429,6 +452,13 @@ def run_main(main: Callable[[list[str]], int]) -> None:
             file=sys.stderr,
         )
         sys.exit(2)
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads what is printed any more, as in `python tools/predict.py photos | head`."""
+    output = select.poll()
+    output.register(1, 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _one_line(error: Exception) -> str:

@@ -7,6 +7,7 @@ And where the model lies that comes with the package.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -59,11 +60,20 @@ def replacing_path(path: Path) -> Iterator[Path]:
     """The name under which to write what takes the place of `path` when it is whole; its folder is made.
 
     It starts with a dot, which no pattern for shards matches, and is random, so that several processes on several
-    machines may write the same file at once.
+    machines may write the same file at once. A link stays one: what it points to is replaced.
+
+    Raises:
+        OSError: `path` is a device or another special file, or nothing can be written there.
     """
+    path = path.resolve()
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     with _naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            raise FileExistsError(errno.EEXIST, "is no regular file that could be replaced")
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
         unfinished.touch()
     try:
         yield unfinished
@@ -71,6 +81,16 @@ def replacing_path(path: Path) -> Iterator[Path]:
             os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def require_writable(path: Path) -> None:
+    """Raises OSError where `replacing` could not write `path`, before hours are spent on what it would hold."""
+    with contextlib.suppress(_NotYetError), replacing_path(path):
+        raise _NotYetError
+
+
+class _NotYetError(Exception):
+    pass
 
 
 @contextlib.contextmanager

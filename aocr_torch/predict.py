@@ -21,11 +21,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from aocr_torch import device as devices
-from aocr_torch.config import Config, Data
+from aocr_torch.config import Config
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.pictures import Picture, PictureError, lay_out, read_picture, shown
 from aocr_torch.files import shipped_weights
+from aocr_torch.model.endpoints import map_place
 from aocr_torch.model.ocr import AttentionOCR, interpret
 from aocr_torch.training import checkpoint as checkpoints
 
@@ -47,6 +48,8 @@ class Reading:
     attention: Optional[np.ndarray]
     """Where the network looked for each character of `text`, float32 (T', V, H, W), each summing to 1; None for a model
     without attention."""
+    map_place: tuple[int, int]
+    """Stride and margin of the map in a view, pixels; see `endpoints.map_place`."""
 
 
 class Reader(nn.Module):
@@ -185,11 +188,11 @@ class Predictor:
             # One shape for all batches: an accelerator compiles, and may choose its kernels, for every other one.
             images = images + images[-1:] * (self.batch_size - count)
         pixels = np.stack(images)  # (B, H, W, 3)
-        return readings_of(self._answer(pixels), pixels, self.data, self.model.map_shape, self.charset)[:count]
+        return readings_of(self._answer(pixels), pixels, self.model.config, self.model.map_shape, self.charset)[:count]
 
 
 def readings_of(
-    answer: dict[str, np.ndarray], pixels: np.ndarray, data: Data, map_shape: tuple[int, int, int], charset: Charset
+    answer: dict[str, np.ndarray], pixels: np.ndarray, config: Config, map_shape: tuple[int, int, int], charset: Charset
 ) -> list[Reading]:
     """The readings that a model's answer stands for.
 
@@ -199,7 +202,7 @@ def readings_of(
     attention = answer.get("attention")  # (B, T, L)
     if attention is not None:
         attention = attention.reshape(*attention.shape[:2], *map_shape)  # (B, T, V, H, W)
-    views = split_views(torch.from_numpy(pixels), data.num_views, data.crop)  # (B, V, 3, h, w)
+    views = split_views(torch.from_numpy(pixels), config.data.num_views, config.data.crop)  # (B, V, 3, h, w)
     seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()  # (B, V, h, w, 3)
     readings = []
     for i, ids in enumerate(answer["ids"]):  # (T,)
@@ -212,6 +215,7 @@ def readings_of(
                 character_confidences=tuple(answer["scores"][i][is_character].tolist()),
                 views=seen[i].copy(),
                 attention=None if attention is None else attention[i][is_character],
+                map_place=map_place(config.model.final_endpoint),
             )
         )
     return readings
@@ -220,6 +224,7 @@ def readings_of(
 def _load(path: Path, charset: Optional[Charset]) -> tuple[Reader, Charset]:
     """The model of a checkpoint on the host, and its charset, or the one given."""
     state = checkpoints.load(path)
+    checkpoints.require_decoder(path, state)
     config = checkpoints.config_of(state)
     charset = charset or checkpoints.charset_of(state)
     if charset is None:

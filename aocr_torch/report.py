@@ -38,9 +38,9 @@ def draw_attention(reading: Reading) -> list[Image.Image]:
         raise ValueError(NO_ATTENTION)
     confidences = reading.character_confidences
     return [
-        _frame(reading.views, weights, f"{number + 1}  {character!r}", f"{confidence:.3f}")
+        _frame(reading, weights, f"{number + 1}  {character!r}", f"{confidence:.3f}")
         for number, (character, confidence, weights) in enumerate(zip(reading.text, confidences, reading.attention))
-    ] or [_frame(reading.views, np.zeros(reading.attention.shape[1:]), "nothing", "read")]
+    ] or [_frame(reading, np.zeros(reading.attention.shape[1:]), "nothing", "read")]
 
 
 def save_attention(reading: Reading, path: Union[str, os.PathLike]) -> None:
@@ -57,27 +57,25 @@ def save_attention(reading: Reading, path: Union[str, os.PathLike]) -> None:
     strip.save(path)
 
 
-def heat_of(weights: np.ndarray, height: int, width: int) -> np.ndarray:
+def heat_of(weights: np.ndarray, height: int, width: int, stride: int, margin: int) -> np.ndarray:
     """Attention on one view's map, float (H, W), spread over the view's pixels: float32 (height, width).
 
-    A position of the map covers as many pixels as the network strides, a power of two. Its unpadded convolutions
-    leave a margin around the map, which therefore lies in the middle of the view and is not stretched over all of it.
+    A position of the map covers as many pixels as the network strides. Its unpadded convolutions leave a margin around
+    the map, which is therefore not stretched over all of the view.
     """
     rows, columns = weights.shape
-    stride = 1 << int(np.log2(min(height / rows, width / columns)))
     size = columns * stride, rows * stride
     spread = Image.fromarray(weights.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     heat = np.zeros((height, width), np.float32)
-    top, left = (height - size[1]) // 2, (width - size[0]) // 2
-    heat[top : top + size[1], left : left + size[0]] = np.asarray(spread)
+    heat[margin : margin + size[1], margin : margin + size[0]] = np.asarray(spread)
     return heat
 
 
-def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image:
-    """views uint8 (V, h, w, 3), weights float (V, H, W)."""
-    _, height, width, _ = views.shape
-    heat = _strip_of_heat(weights, height, width)[..., None]  # (h, V*w, 1)
-    pixels = np.concatenate(list(views), 1).astype(np.float32)
+def _frame(reading: Reading, weights: np.ndarray, *caption: str) -> Image.Image:
+    """weights float (V, H, W)."""
+    _, height, width, _ = reading.views.shape
+    heat = _strip_of_heat(reading, weights)[..., None]  # (h, V*w, 1)
+    pixels = np.concatenate(list(reading.views), 1).astype(np.float32)
     lit = pixels * (0.6 + 0.4 * heat)
     picture = Image.fromarray((lit + (_HEAT - lit) * 0.6 * heat).round().astype(np.uint8))
     draw = ImageDraw.Draw(picture)
@@ -91,9 +89,10 @@ def _frame(views: np.ndarray, weights: np.ndarray, *caption: str) -> Image.Image
     return page
 
 
-def _strip_of_heat(weights: np.ndarray, height: int, width: int) -> np.ndarray:
-    """weights float (V, H, W) -> how strongly to draw them over the views side by side, 0 .. 1, (height, V*width)."""
-    heat = np.concatenate([heat_of(view, height, width) for view in weights], 1)
+def _strip_of_heat(reading: Reading, weights: np.ndarray) -> np.ndarray:
+    """weights float (V, H, W) -> how strongly to draw them over the views side by side, 0 .. 1, (h, V*w)."""
+    _, height, width, _ = reading.views.shape
+    heat = np.concatenate([heat_of(view, height, width, *reading.map_place) for view in weights], 1)
     return np.sqrt(heat / max(float(heat.max()), 1e-12))
 
 
@@ -108,7 +107,7 @@ def attention_sprite(reading: Reading) -> bytes:
     scale = -(-max(height, width) // SPRITE_VIEW)
     size = max(views * width // scale, 1), max(height // scale, 1)
     rows = [
-        Image.fromarray(_strip_of_heat(weights, height, width)).resize(size, Image.Resampling.BOX)
+        Image.fromarray(_strip_of_heat(reading, weights)).resize(size, Image.Resampling.BOX)
         for weights in reading.attention
     ]
     heats = np.stack([np.asarray(row) for row in rows]) if rows else np.zeros((1, size[1], size[0]))
@@ -130,7 +129,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def contact_sheet(title: str, summary: list[str], problems: list[str], samples: list[Sample]) -> str:
     """One self-contained HTML page: the summary, the problems, and samples of the records with their labels."""
     cards = "\n".join(
-        f'<figure><img loading="lazy" alt="" src="data:image/jpeg;base64,{_thumbnail(sample.image)}">'
+        f'<figure><img loading="lazy" alt="" src="{_thumbnail(sample.image)}">'
         f"<figcaption><b>{escape(sample.text)}</b><br>{escape(sample.name)}</figcaption></figure>"
         for sample in samples
     )
@@ -157,7 +156,12 @@ _STYLE = (
 
 
 def _thumbnail(encoded: bytes) -> str:
-    jpeg = io.BytesIO()
     with Image.open(io.BytesIO(encoded)) as image:
-        image.convert("RGB").save(jpeg, "JPEG", quality=80)
-    return base64.b64encode(jpeg.getvalue()).decode("ascii")
+        return jpeg_address(image.convert("RGB"))
+
+
+def jpeg_address(image: Image.Image) -> str:
+    """A picture as a data: address."""
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode('ascii')}"

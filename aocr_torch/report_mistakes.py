@@ -6,11 +6,9 @@ V views, h w view in pixels, T' characters read.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Iterator
 from html import escape
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -19,7 +17,7 @@ from aocr_torch.config import Config
 from aocr_torch.data.fsns import FSNSDataset
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.predict import Reader, Reading, readings_of
-from aocr_torch.report import attention_sprite
+from aocr_torch.report import attention_sprite, jpeg_address
 from aocr_torch.training.outcomes import Outcome, choose_mistakes
 from aocr_torch.training.statistics import align
 
@@ -37,7 +35,7 @@ def read_again(
             images += images[-1:] * (size - count)  # the shape that the evaluation had
         pixels = torch.stack(images)  # (B, H, W, 3)
         answer = {name: values.cpu().numpy() for name, values in reader(pixels.to(device)).items()}
-        yield from readings_of(answer, pixels.numpy(), config.data, model.map_shape, dataset.charset)[:count]
+        yield from readings_of(answer, pixels.numpy(), config, model.map_shape, dataset.charset)[:count]
 
 
 def cards(
@@ -71,9 +69,10 @@ def card(kind: str, row: int, name: str, outcome: Outcome, reading: Reading) -> 
     if reading.attention is not None:
         heat = f"--heat:url(data:image/png;base64,{base64.b64encode(attention_sprite(reading)).decode('ascii')});"
     style = f"{heat}--views:{count};--narrow:{2 - count % 2};--rows:{len(reading.text)};--ratio:{width}/{height}"
+    pictures = map(jpeg_address, map(Image.fromarray, reading.views))
     views = "".join(
-        f'<span><img alt="view {number + 1}" src="{_jpeg(view)}"><i style="--view:{number}"></i></span>'
-        for number, view in enumerate(reading.views)
+        f'<span><img alt="view {number + 1}" src="{picture}"><i style="--view:{number}"></i></span>'
+        for number, picture in enumerate(pictures)
     )
     label = escape(outcome.label) or "<em>empty</em>"
     return (
@@ -100,10 +99,3 @@ def _characters(label: str, reading: Reading) -> str:
             f'<button type="button"{mark} data-number="{number}" title="{escape(title)}">{escape(found)}</button>'
         )
     return "".join(out) or "<em>nothing</em>"
-
-
-def _jpeg(view: np.ndarray) -> str:
-    """uint8 (h, w, 3) -> a data: address."""
-    jpeg = io.BytesIO()
-    Image.fromarray(view).save(jpeg, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg.getvalue()).decode('ascii')}"

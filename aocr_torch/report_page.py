@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,8 +12,8 @@ from pathlib import Path
 from typing import Callable, Optional
 from urllib.parse import urlencode
 
+from aocr_torch import files
 from aocr_torch.config import ConfigError
-from aocr_torch.files import replacing
 from aocr_torch.report_style import SCRIPT, STYLE
 from aocr_torch.training import metrics
 from aocr_torch.training import statistics as stats
@@ -89,12 +86,7 @@ def page(report: Report) -> str:
 def require_writable(path: Path) -> None:
     """Raises ConfigError where a page could not be written there, before hours are spent on what it would say."""
     try:
-        if not path.parent.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        files.require_writable(path)
     except OSError as error:
         raise ConfigError(
             f"report {path} cannot be written ({error.strerror}): name a file in a folder where you may write"
@@ -103,7 +95,7 @@ def require_writable(path: Path) -> None:
 
 def write(path: Path, report: Report) -> None:
     """Writes the page; whoever opens it meanwhile sees the whole old or the whole new one."""
-    with replacing(path) as file:
+    with files.replacing(path) as file:
         file.write(page(report).encode("utf-8", "backslashreplace"))  # a file's name may be no text
 
 

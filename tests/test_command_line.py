@@ -1,6 +1,7 @@
 """Flags from a dataclass, as the tools have them; tests/test_config.py has the spellings."""
 
 import contextlib
+import errno
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Literal, Optional
 import pytest
 
 from aocr_torch.command_line import ConfigError, interruptible, parse_options
+from aocr_torch.config import run_main
 
 ROOT = Path(__file__).parent.parent
 TOOLS = [
@@ -81,6 +83,26 @@ def test_errors_are_one_line(arguments, message):
     with pytest.raises(ConfigError) as error:
         parse_options(arguments, Options)
     assert str(error.value) == message
+
+
+def test_ctrl_c_is_one_line(capsys):
+    def main(arguments):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(main)
+    assert stop.value.code == 128 + signal.SIGINT
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_broken_pipe_that_is_not_the_output_is_an_error(capsys):
+    def main(arguments):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    with pytest.raises(SystemExit) as stop:
+        run_main(main)
+    assert stop.value.code == 2
+    assert "Broken pipe" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -107,6 +107,12 @@ def test_every_shipped_yaml_loads_and_holds_only_differences(path):
         (["--momentum", "5"], "momentum is 5.0"),
         (["--seed", "-1"], "seed is -1"),
         (["--learning_rate", "inf"], "learning_rate is inf"),
+        (["--clip_gradient_norm", "inf"], "clip_gradient_norm is inf: expected a finite number, 0 for no clipping"),
+        (["--weight_decay", "inf"], "weight_decay is inf"),
+        (["--lstm_state_clip_value", "-1"], "lstm_state_clip_value is -1.0"),
+        (["--amp_dtype", "bfloat16"], "amp_dtype bfloat16 without amp changes nothing: give --amp too"),
+        (["--amp_backend", "apex"], "amp_backend apex without amp changes nothing"),
+        (["--echo", "2"], "echo 2 without decoded_cache_dir would decode each record as often"),
         (["--restore_optimizer"], "restore_optimizer takes step and momentum from --checkpoint: give that too"),
     ],
 )

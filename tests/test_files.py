@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aocr_torch.files import replacing, replacing_folder, replacing_path
+from aocr_torch.files import replacing, replacing_folder, replacing_path, require_writable
 
 
 @pytest.fixture
@@ -59,3 +59,29 @@ def test_an_error_names_what_was_asked_for(kind, tmp_path):
     with pytest.raises((NotADirectoryError, FileExistsError)) as error, kind(wanted):
         raise AssertionError
     assert error.value.filename in (str(wanted), str(wanted.parent))
+
+
+def test_a_link_stays_one(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with replacing(tmp_path / "link") as file:
+        file.write(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_devices_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="is no regular file") as error, replacing(tmp_path / "pipe"):
+        raise AssertionError
+    assert error.value.filename == str(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_whether_a_file_can_be_written_is_known_before(tmp_path):
+    (tmp_path / "old").write_text("old")
+    require_writable(tmp_path / "old")
+    require_writable(tmp_path / "folder" / "new")
+    assert names(tmp_path) == ["folder", "old"]
+    assert (tmp_path / "old").read_text() == "old"
+    with pytest.raises(OSError, match="too long"):
+        require_writable(tmp_path / ("x" * 240))

@@ -107,6 +107,11 @@ def test_what_cannot_be_imported_at_all(name, tmp_path):
     assert any("cannot be imported: libc10.so: cannot open" in problem for problem in problems)
 
 
+def test_another_package_that_does_not_work(tmp_path):
+    install(tmp_path, "rapidfuzz", "raise ImportError('undefined symbol')")
+    assert run(tmp_path)[2] == ["rapidfuzz cannot be imported: undefined symbol"]
+
+
 def test_no_driver_that_answers(tmp_path):
     broken = NPU.replace("lambda: 8", "lambda: 1 // 0")
     install(tmp_path, "torch_npu", broken, torch.__version__.partition("+")[0])

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -212,6 +213,14 @@ def test_tool_reads_files_folders_and_patterns(tool, predictor, pictures, tiny_c
     assert out == [f"{r.confidence:.4f}\t{r.text}\t{file}" for r, file in zip(readings, files)]
 
 
+def test_tool_reads_folders_that_a_pattern_matches(tool, tmp_path):
+    tiny.pictures(tmp_path / "a" / "inner", ["abc"])
+    shutil.copy(tmp_path / "a" / "inner" / "abc.png", tmp_path / "b.jfif")
+    for pattern in ("*", "**"):
+        names = [name for name, _ in tool.named_pictures((str(tmp_path / pattern),))]
+        assert sorted(names) == [str(tmp_path / "a" / "inner" / "abc.png"), str(tmp_path / "b.jfif")]
+
+
 def test_tool_reports_bad_files_and_reads_the_rest(tool, pictures, tiny_checkpoint, tmp_path, capsys):
     (tmp_path / "text.png").write_text("hello")
     (tmp_path / "empty.jpg").touch()
@@ -243,6 +252,27 @@ def test_tool_draws_attention(tool, pictures, tiny_checkpoint, tmp_path, capsys)
     assert found[0]["character_confidences"] == pytest.approx(found[1]["character_confidences"], abs=1e-5)
     with Image.open(found[1]["attention"]) as animation:
         assert getattr(animation, "n_frames", 1) == max(1, len(found[1]["text"]))
+
+
+def test_tool_and_names_that_are_odd_long_or_there_already(tool, pictures, tiny_checkpoint, tmp_path, capsys):
+    for name in ("a.png", "a.png.png", "at\u202f10.png", "x" * 251 + ".png"):
+        shutil.copy(pictures[0], tmp_path / name)
+    there = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert tool.main([str(tmp_path), "--attention", str(tmp_path), "--json", "--ckpt", str(tiny_checkpoint)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {Path(each["file"]) for each in found} == set(there)
+    assert all(path.read_bytes() == content for path, content in there.items())
+    drawn = {Path(each["attention"]) for each in found}
+    assert drawn | set(there) == set(tmp_path.iterdir())
+    assert tmp_path / "a.png-2.png" in drawn
+
+
+def test_tool_whose_lines_nobody_reads_any_more(pictures, tiny_checkpoint):
+    command = [sys.executable, str(TOOL), "--ckpt", str(tiny_checkpoint), *map(str, pictures)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.wait(60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
 
 
 def test_tool_reads_standard_input(pictures, tiny_checkpoint):

@@ -4,9 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from aocr_torch.data.check import Sample
+from aocr_torch.model.endpoints import map_place, map_shape
+from aocr_torch.model.inception import InceptionTower
 from aocr_torch.predict import Reading
 from aocr_torch.report import (
     CAPTION_WIDTH,
@@ -18,13 +21,15 @@ from aocr_torch.report import (
     save_attention,
 )
 
+MAP_PLACES = {150: (8, 9), 48: (2, 3)}
+
 
 def reading(text: str = "ab", attention=True, size: int = 150) -> Reading:
     weights = np.zeros((len(text), 4, 16, 16), np.float32)
     for number in range(len(text)):
         weights[number, number, 3, 12] = 1  # character `number` is looked for in view `number`, at the upper right
     views = np.full((4, size, size, 3), 100, np.uint8)
-    return Reading(text, 0.5, -1.0, (0.5,) * len(text), views, weights if attention else None)
+    return Reading(text, 0.5, -1.0, (0.5,) * len(text), views, weights if attention else None, MAP_PLACES[size])
 
 
 def test_the_place_looked_at_is_lit_in_its_view_alone():
@@ -43,14 +48,26 @@ def test_the_place_looked_at_is_lit_in_its_view_alone():
 
 
 @pytest.mark.parametrize(
-    ("map_size", "view", "stride"), [(16, 150, 8), (7, 150, 16), (3, 150, 32), (74, 150, 2), (10, 48, 4), (1, 48, 32)]
+    ("endpoint", "least"), [("Conv2d_1a_3x3", 3), ("Mixed_5d", 27), ("Mixed_6e", 43), ("Mixed_7c", 75)]
 )
-def test_heat_covers_the_map_at_the_networks_stride(map_size, view, stride):
-    heat = heat_of(np.ones((map_size, map_size)), view, view)
-    rows = np.flatnonzero(heat.any(1))
-    assert heat.shape == (view, view)
-    assert len(rows) == map_size * stride
-    assert rows[0] == (view - map_size * stride) // 2
+def test_heat_has_room_in_views_of_every_size(endpoint, least):
+    stride, margin = map_place(endpoint)
+    for size in range(least, 300):
+        _, rows, _ = map_shape(endpoint, size, size)
+        lit = np.flatnonzero(heat_of(np.ones((rows, rows)), size, size, stride, margin).any(1))
+        assert (lit[0], len(lit)) == (margin, rows * stride)
+
+
+@pytest.mark.parametrize("endpoint", ["Conv2d_1a_3x3", "MaxPool_3a_3x3", "Conv2d_4a_3x3", "Mixed_5b"])
+def test_heat_lies_where_the_network_looks(endpoint):
+    torch.manual_seed(0)
+    views = torch.rand(1, 3, 150, 150, requires_grad=True)
+    maps = InceptionTower(endpoint, 1, True).eval()(views)
+    position = maps.shape[2] // 2
+    maps[0, :, position].sum().backward()
+    seen = views.grad[0].abs().sum((0, 2)).nonzero()[:, 0]
+    stride, margin = map_place(endpoint)
+    assert (seen[0] + seen[-1]).item() / 2 == pytest.approx(margin + stride * (position + 0.5) - 0.5, abs=1)
 
 
 def test_strip_and_animation(tmp_path):

@@ -36,7 +36,7 @@ def test_a_text_stays_text():
     """What was read, and what should have been, may hold what HTML means something by."""
     views = np.zeros((2, 4, 4, 3), np.uint8)
     outcome = Outcome(0, "a<q>&", "<u>x", 0.5, 0.1, 0.0, False)
-    page = card("far off", 0, "<s>", outcome, Reading("<u>x", 0.5, -1.0, (0.5,) * 4, views, None))
+    page = card("far off", 0, "<s>", outcome, Reading("<u>x", 0.5, -1.0, (0.5,) * 4, views, None, (8, 9)))
     assert not re.search(r"<(q|u|s)>", page)
     assert ">&lt;</button>" in page
     assert "><</button>" not in page

@@ -28,7 +28,7 @@ def reading(text: str, views: int = 4) -> Reading:
     attention = np.zeros((len(text), views, 4, 4), np.float32)
     attention[:, :, 1, 2] = 1
     pictures = np.full((views, 48, 48, 3), 90, np.uint8)
-    return Reading(text, 0.5, -1.0, (0.5,) * len(text), pictures, attention)
+    return Reading(text, 0.5, -1.0, (0.5,) * len(text), pictures, attention, (8, 9))
 
 
 def evaluated(texts: list[tuple[str, str]], skipped: tuple = (), cards: bool = True) -> Report:
@@ -102,9 +102,8 @@ def test_a_list_of_what_was_skipped_ends():
 
 def test_a_card_without_attention():
     outcome = Outcome(0, "ab", "a", 0.5, 0.5, 0.5, False)
-    html = card(
-        "confident", 0, "shard:0", outcome, Reading("a", 0.5, -1.0, (0.5,), np.zeros((2, 8, 8, 3), np.uint8), None)
-    )
+    read = Reading("a", 0.5, -1.0, (0.5,), np.zeros((2, 8, 8, 3), np.uint8), None, (2, 0))
+    html = card("confident", 0, "shard:0", outcome, read)
     assert "--heat" not in html
     assert html.count("<img") == 2
     assert '<del title="missed">b</del>' in html

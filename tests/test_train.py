@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny import flags, stopped, write
 
-from aocr_torch.config import ConfigError
+from aocr_torch.config import Config, ConfigError
+from aocr_torch.training.shortage import explain_shortage
 
 ROOT = Path(__file__).parent.parent
 
@@ -76,6 +78,18 @@ def test_dry_run_tells_and_writes_nothing(main, tmp_path, tiny_dataset, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_refuses_what_a_training_would(main, tmp_path, tiny_dataset):
+    for changes, message in (
+        ({"dataset_dir": tiny_dataset, "checkpoint": tmp_path / "none.pth"}, "none.pth: no such file"),
+        (
+            {"dataset_dir": tmp_path / "new", "synthesize": "demo", "split_name": "train/*"},
+            "demo has train, validation",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            main(arguments(dry_run=True, **changes))
+
+
 def test_dry_run_of_signs_that_are_not_drawn_yet(main, tmp_path, capsys):
     where = tmp_path / "signs"
     assert main([f"--config={ROOT}/configs/demo.yaml", f"--dataset_dir={where}", "--dry_run", "--device=cpu"]) == 0
@@ -103,6 +117,13 @@ def test_out_of_memory_names_the_next_setting(tmp_path, tiny_dataset):
         "error: out of memory on cpu with --batch_size 4000: try --batch_size 2000 --accumulate_steps 2 "
         "(as many examples an update), then --amp; train.py --dry_run estimates what is needed\n"
     )
+
+
+def test_an_error_in_a_loader_process_is_no_shortage():
+    error = RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nits own")
+    shortage = explain_shortage(Config(), torch.device("cpu"), is_training=True)
+    with pytest.raises(RuntimeError, match="its own"), shortage:
+        raise error
 
 
 def test_a_killed_loader_process_is_explained(tmp_path, tiny_dataset):

@@ -252,7 +252,7 @@ def measure_data(figures: Figures, config: Config) -> None:
     from aocr_torch.training.evaluate import open_dataset
 
     data = config.data
-    dataset = open_dataset(config.replace(decoded_cache_dir=None), data.split_name)
+    dataset = open_dataset(config.replace(decoded_cache_dir=None, echo=1), data.split_name)
     count = min(RECORDS, len(dataset))
     encoded = [dataset.encoded_image(index) for index in range(count)]
     streams = [compressed_pixels(image) or zlib.compress(b"") for image in encoded]

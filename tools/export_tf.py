@@ -68,8 +68,9 @@ def main(arguments: list[str]) -> int:
     folder = source if source.is_dir() else source.parent
     name = source.with_suffix(".ckpt").name if state.get("step") is None else f"model.ckpt-{state['step']}"
     prefix = options.output or folder / name
-    if prefix.with_name(prefix.name + ".index").exists() and not options.force:
-        raise CheckpointError(f"{prefix}.index: exists already; name another --output or replace it with --force")
+    there = [path for path in (prefix, prefix.with_name(prefix.name + ".index")) if path.exists()]
+    if there and not options.force:  # a V1 file of this name would be hidden by the bundle
+        raise CheckpointError(f"{there[0]}: exists already; name another --output or replace it with --force")
     momentum = momentum_by_name(state)
     try:
         variables = tf_variables_from_state(weights(state, options.ema, source), momentum, state.get("step"))
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> int:
         raise CheckpointError(f"{source}: {error}") from None
     for path in write_checkpoint(prefix, variables):
         print(f"wrote {path}")
-    slots = f"{len(momentum)} Momentum slots" if momentum else "no Momentum slots (not trained with momentum)"
+    slots = f"{len(momentum)} Momentum slots" if momentum else "no Momentum slots (the checkpoint has none)"
     print(f"{len(variables)} variables, {slots}, global_step {state.get('step', 'not set')}")
     return 0
 

@@ -4,21 +4,26 @@
 
 Addresses that begin with obs:// are copied with moxing, others are folders. FLAGS go to train.py, and its exit status
 is that of this script. A training goes on from the checkpoints that it finds in --train_url; results are copied there
-every ten minutes and in the end, also when the job is stopped.
+every ten minutes and in the end, also when the job is stopped, and those that train.py no longer keeps go.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS_BETWEEN_COPIES = 600
+LAST_ATTEMPTS, SECONDS_BETWEEN_ATTEMPTS = 5, 20
 MODE_FLAGS = {
     "acc": ["--eval_after_training", "--eval_split=test"],
     "perf": ["--max_number_of_steps=200", "--log_interval_steps=10"],
@@ -50,6 +55,31 @@ def local(address: str, folder: Path) -> str:
     return str(target)
 
 
+def copy_back(results: Path, address: str, is_last: bool) -> None:
+    """Brings `address` in OBS to the state of the results. A copy that fails is tried again: the next time, or now."""
+    for left in reversed(range(LAST_ATTEMPTS if is_last else 1)):
+        try:
+            return mirror(results, address)
+        except Exception as error:  # moxing's own kinds
+            print(f"warning: results were not copied to {address}, trying again: {error}", file=sys.stderr, flush=True)
+            if is_last and not left:
+                raise
+            time.sleep(SECONDS_BETWEEN_ATTEMPTS * is_last)
+
+
+def mirror(results: Path, address: str) -> None:
+    """Copies links to the results, as the training renames and removes its files meanwhile."""
+    import moxing
+
+    with tempfile.TemporaryDirectory(dir=results.parent) as folder:
+        links = Path(folder) / "results"
+        shutil.copytree(results, links, copy_function=os.link, ignore=shutil.ignore_patterns(".*"))
+        copy(str(links), address)
+        for name in moxing.file.list_directory(address):
+            if re.fullmatch(r"checkpoint-\d+\.pth", name) and not (links / name).exists():
+                moxing.file.remove(f"{address.rstrip('/')}/{name}")
+
+
 def main(arguments: list[str], mode: str = "acc") -> int:
     """Trains as the command line says; returns the exit status."""
     about = "Trains 200 steps for their speed." if mode == "perf" else __doc__
@@ -58,6 +88,8 @@ def main(arguments: list[str], mode: str = "acc") -> int:
     parser.add_argument("--train_url", required=True, help="where results go: obs://... or a folder")
     parser.add_argument("--ckpt_path", default="", help="a converted Inception-v3 or whole-model .pth to start from")
     known, flags = parser.parse_known_args(arguments)
+    if mode == "perf":  # in a folder of its own: there is nothing to go on from
+        known.train_url = f"{known.train_url.rstrip('/')}/{time.strftime('performance-%Y%m%d-%H%M%S')}"
     with tempfile.TemporaryDirectory() as folder:
         is_remote = known.train_url.startswith("obs://")
         results = Path(folder) / "results" if is_remote else Path(known.train_url)
@@ -79,7 +111,7 @@ def main(arguments: list[str], mode: str = "acc") -> int:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = training.wait(SECONDS_BETWEEN_COPIES if is_remote else None)
             if is_remote:  # what there is, a failed training's log too
-                copy(str(results), known.train_url)
+                copy_back(results, known.train_url, is_last=status is not None)
         if status:
             print(
                 f"error: training ended with status {status}; its log is {known.train_url}/train.log", file=sys.stderr

@@ -28,6 +28,8 @@ from aocr_torch.config import run_main
 from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
 from aocr_torch.files import shipped_weights
 
+LONGEST_STEM = 200  # bytes; a file's name may have 255
+
 
 @dataclass(frozen=True)
 class Options:
@@ -60,22 +62,25 @@ def named_pictures(arguments: tuple[str, ...]) -> Iterator[tuple[str, Picture]]:
         if argument == "-":
             yield "-", sys.stdin.buffer.read()
             continue
-        files = [argument]
-        if os.path.isdir(argument):
-            files = [str(path) for path in find_pictures(argument)] or files
-        elif not os.path.exists(argument) and glob.has_magic(argument):
-            matches = sorted(glob.glob(argument, recursive=True))
-            files = [name for name in matches if os.path.isfile(name)] or files
-        yield from ((file, file) for file in files)
+        matches = [argument]
+        if not os.path.exists(argument) and glob.has_magic(argument):
+            matches = sorted(glob.glob(argument, recursive=True)) or matches
+        found = dict.fromkeys(file for match in matches for file in _files(match))  # `**` matches folders and files
+        yield from ((file, file) for file in list(found) or [argument])
+
+
+def _files(path: str) -> list[str]:
+    """The pictures of a folder, or the file itself."""
+    return [str(file) for file in find_pictures(path)] if os.path.isdir(path) else [path]
 
 
 def attention_file(folder: Path, name: str, suffix: str, taken: set[Path]) -> Path:
-    """Where the attention of the picture `name` goes: named like it, numbered if another one has that name."""
-    stem = "stdin" if name == "-" else Path(name).name
+    """Where the attention of the picture `name` goes: named like it, numbered if that is taken."""
+    stem = "stdin" if name == "-" else os.fsdecode(os.fsencode(Path(name).name)[:LONGEST_STEM])
     path, number = folder / f"{stem}.{suffix}", 2
-    while path in taken:
+    while path.absolute() in taken:
         path, number = folder / f"{stem}-{number}.{suffix}", number + 1
-    taken.add(path)
+    taken.add(path.absolute())
     return path
 
 
@@ -93,36 +98,30 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--views is {options.views}: expected 1 to {predictor.data.num_views}, the model's views")
     if options.ckpt is None:
         print(f"reading with {shown(ckpt)}, the model that comes along; --ckpt FILE takes another", file=sys.stderr)
-    names: list[str] = []
-
-    def pictures() -> Iterator[Picture]:
-        for name, picture in named_pictures(options.images):
-            names.append(name)
-            yield picture
-
-    failures, taken = 0, set()
-    for number, reading in enumerate(predictor.stream(pictures(), views=options.views)):
-        name = shown(names[number])
+    pictures = list(named_pictures(options.images))
+    failures, taken = 0, {Path(name).absolute() for name, _ in pictures}  # no attention goes over a picture
+    readings = predictor.stream((picture for _, picture in pictures), views=options.views)
+    for (name, _), reading in zip(pictures, readings):
         if isinstance(reading, PictureError):
             failures += 1
-            print(f"error: {name}: {reading.reason}", file=sys.stderr)
+            print(f"error: {shown(name)}: {reading.reason}", file=sys.stderr)
             continue
         found = {"file": name, **summary(reading)}
         if options.attention is not None:
-            drawn = attention_file(options.attention, names[number], options.attention_format, taken)
+            drawn = attention_file(options.attention, name, options.attention_format, taken)
             save_attention(reading, drawn)
             found["attention"] = str(drawn)
-        line = json.dumps(found) if options.json else f"{reading.confidence:.4f}\t{reading.text}\t{name}"
+        line = json.dumps(found) if options.json else f"{reading.confidence:.4f}\t{reading.text}\t{shown(name)}"
         print(line, flush=True)
     if failures:
-        print(f"{failures} of {len(names)} pictures could not be read", file=sys.stderr)
+        print(f"{failures} of {len(pictures)} pictures could not be read", file=sys.stderr)
     return 1 if failures else 0
 
 
 def summary(reading: object) -> dict[str, object]:
     """What --json prints of a reading: all but its arrays."""
     fields = {field.name: getattr(reading, field.name) for field in dataclasses.fields(reading)}
-    return {name: value for name, value in fields.items() if name not in ("views", "attention")}
+    return {name: value for name, value in fields.items() if name not in ("views", "attention", "map_place")}
 
 
 if __name__ == "__main__":

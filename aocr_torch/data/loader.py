@@ -6,6 +6,8 @@ B batch, V views, h w view, H W image (W holds all views side by side).
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Callable, Optional, Union
@@ -176,14 +178,22 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        worker_init_fn=_leave_process_group,
+        worker_init_fn=_obey_parent,
         generator=torch.Generator(),  # so that a loader leaves torch's random numbers as they are
     )
 
 
-def _leave_process_group(worker: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM go to a whole process group; the main process decides when workers stop."""
-    os.setpgrp()
+def _obey_parent(worker: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM go to all processes of a job; the main process decides when workers stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def wait() -> None:
+        while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _check_sampling(num_records: int, batch_size: int, rank: int, world_size: int) -> None:

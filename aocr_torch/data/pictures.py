@@ -21,7 +21,8 @@ Picture = Union[str, os.PathLike, bytes, Image.Image, np.ndarray]
 
 # Pillow knows more; some of those run other programs on the file, and nobody keeps photos in them.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".ppm", ".pgm", ".jp2")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k")
 MIN_SIDE = 4  # pixels; under that no letter can be told from another
 LETTERBOX_GREY = 128  # what the network sees as 0
 

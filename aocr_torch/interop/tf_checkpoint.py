@@ -310,7 +310,7 @@ def write_checkpoint(prefix: Union[str, os.PathLike], variables: Mapping[str, np
     entries = [(b"", header.SerializeToString())]
     data_path = prefix.with_name(prefix.name + ".data-00000-of-00001")
     index_path = prefix.with_name(prefix.name + ".index")
-    with replacing(data_path) as file:
+    with replacing(index_path) as index, replacing(data_path) as file:  # both are whole before the first is moved
         for name in sorted(variables, key=str.encode):
             value = np.asarray(variables[name])
             if value.dtype.name not in _STORED_AS or not name:
@@ -326,6 +326,5 @@ def write_checkpoint(prefix: Union[str, os.PathLike], variables: Mapping[str, np
                 entry.size = len(data)
             entries.append((name.encode(), entry.SerializeToString()))
             file.write(data)
-    with replacing(index_path) as file:
-        file.write(pack_table(entries))
+        index.write(pack_table(entries))
     return [data_path, index_path]

@@ -36,6 +36,19 @@ def up_to(final_endpoint: str) -> tuple[str, ...]:
     return ENDPOINTS[: ENDPOINTS.index(final_endpoint) + 1]
 
 
+def map_place(final_endpoint: str) -> tuple[int, int]:
+    """(stride, margin) of an endpoint's map in a view, pixels: between two positions, and before the first one's place.
+
+    A position's place is as wide as the stride, around the middle of the pixels that it is computed from.
+    """
+    stride, middle = 1, 0.0
+    for endpoint in up_to(final_endpoint):
+        _, window, step = _MAPS[endpoint]
+        middle += (window - 1) / 2 * stride
+        stride *= step
+    return stride, int(middle - (stride - 1) / 2)
+
+
 def map_shape(final_endpoint: str, height: int, width: int) -> tuple[int, int, int]:
     """(C, H, W) of an endpoint's map for views of this size, pixels; raises ValueError where the view is too small."""
     channels, size = 0, (height, width)

@@ -26,7 +26,6 @@ from aocr_torch.config import Config, Model, from_dict
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError, replacing
 from aocr_torch.model.ocr import AttentionOCR
-from aocr_torch.training.optim import ExponentialMovingAverage
 
 _PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
 
@@ -34,10 +33,17 @@ _PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_len
 def save(path: str | Path, state: dict[str, Any]) -> None:
     """Writes `state` so that `path` holds either the old or the new file, whenever the process is killed."""
     path = Path(path)
-    with replacing(path) as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with replacing(path) as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        # torch.save covers an error of the disk with one of its archive.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def load(path: str | Path) -> dict[str, Any]:
     if path.is_dir():
         newest = Checkpoints(path).newest()
         if newest is None:
-            raise CheckpointError(f"{path}: a folder without checkpoint-*.pth: name a checkpoint file")
+            raise CheckpointError(f"{path}: a folder without checkpoint-*.pth or best.pth: name a checkpoint file")
         path = newest
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file: name a checkpoint that train.py or convert_inception.py wrote")
@@ -100,8 +106,8 @@ class Checkpoints:
         return sorted(found, key=lambda p: int(p.stem.split("-")[1]))
 
     def newest(self) -> Optional[Path]:
-        """The checkpoint of the highest step, or None."""
-        return self.all()[-1] if self.all() else None
+        """The checkpoint of the highest step, where there is none the best one, or None."""
+        return next((path for path in [*reversed(self.all()), self.best] if path.exists()), None)
 
     def save(self, state: dict[str, Any]) -> Path:
         """Writes the checkpoint of state['step'] and removes those beyond `keep`."""
@@ -162,10 +168,17 @@ def load_model(model: nn.Module, path: str | Path, state: Optional[dict[str, Any
     """
     state = state or load(path)
     report = LoadReport()
-    if not any(name.startswith("decoder.") for name in state.get("model", state)):
-        raise CheckpointError(f"{path}: holds no decoder: start from a tower alone with --checkpoint_inception")
+    require_decoder(path, state)
     _copy_into(model, state.get("model", state), set(model.state_dict()), report, path)
     return report
+
+
+def require_decoder(path: str | Path, state: dict[str, Any]) -> None:
+    """Raises CheckpointError where a checkpoint is none of a whole model."""
+    if not any(name.startswith("decoder.") for name in state.get("model", state)):
+        raise CheckpointError(
+            f"{path}: holds no decoder, so it reads nothing: a training starts from a tower with --checkpoint_inception"
+        )
 
 
 def config_of(state: dict[str, Any]) -> Config:
@@ -185,12 +198,15 @@ def build_model(state: dict[str, Any], config: Config, charset: Charset, source:
         CheckpointError: the configuration asks for another model than the checkpoint holds.
     """
     model = AttentionOCR(config.data, config.model, charset.size)
-    load_model(model, source, state)
-    if state.get("ema") is not None:
-        average = ExponentialMovingAverage(model, config.optim.ema_decay)
-        average.load_state_dict(state["ema"])
-        average.copy_to(model)
+    load_model(model, source, averaged(state))
     return model.eval()
+
+
+def averaged(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint with the average of the weights in their place, or the same where there is none."""
+    if state.get("ema") is None:
+        return state
+    return {**state, "model": {**state["model"], **state["ema"]["averages"]}}
 
 
 def portable(state: dict[str, Any], source: str | Path) -> dict[str, Any]:

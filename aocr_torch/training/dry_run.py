@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from aocr_torch import device as devices
-from aocr_torch.config import Config
+from aocr_torch.config import Config, ConfigError
 from aocr_torch.data.charset import Charset
-from aocr_torch.training.evaluate import open_dataset
+from aocr_torch.training.evaluate import open_dataset, open_eval_dataset
 from aocr_torch.training.log import announce
 from aocr_torch.training.state import Training
 
@@ -25,6 +25,8 @@ def dry_run(config: Config) -> int:
         announce(line)
     charset, num_records = _describe_data(config)
     training = Training(config, charset, device, num_records)
+    for message in training.start_from_weights():
+        announce(message)
     training.distribute()
     announce(_parameters(training))
     announce(_memory(training))
@@ -39,17 +41,19 @@ def _describe_data(config: Config) -> tuple[Charset, int]:
 
         parameters = PRESETS[data.synthesize]
         counts: dict[str, int] = dict(parameters.counts())
+        if data.split_name not in counts:
+            raise ConfigError(f"split_name is {data.split_name!r}: {data.synthesize} has {', '.join(counts)}")
         charset, where = parameters.charset(), f"will be drawn into {data.dataset_dir}"
         num_records = min(filter(None, (counts[data.split_name], data.num_records)))
         announce(f"data: {', '.join(f'{count} {split}' for split, count in counts.items())} records, {where}")
     else:
-        config = config.replace(decoded_cache_dir=None)  # it would be begun
+        config = config.replace(decoded_cache_dir=None, echo=1)  # it would be begun
         dataset = open_dataset(config, data.split_name)
         charset, num_records = dataset.charset, len(dataset)
         where = f"in {data.dataset_dir}" if data.dataset_dir is not None else "drawn when they are read"
         announce(f"data: {num_records} records of {data.split_name} {where}")
         if run.eval_after_training or run.eval_interval_steps:
-            count = len(open_dataset(config, run.eval_split, charset))
+            count = len(open_eval_dataset(config, charset))
             announce(f"data: {count} records of {run.eval_split} to evaluate on")
     examples = data.batch_size * optim.accumulate_steps
     epochs = run.max_number_of_steps * examples / (num_records * data.echo)

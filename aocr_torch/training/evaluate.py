@@ -86,6 +86,16 @@ def open_dataset(config: Config, split_name: str, charset: Optional[Charset] = N
     return dataset
 
 
+def open_eval_dataset(config: Config, charset: Charset) -> FSNSDataset:
+    """The records of a training's evaluations; num_records cuts them only if it trains on the same split."""
+    run, data = config.run, config.data
+    num_records = data.num_records if run.eval_split == data.split_name else None
+    dataset = open_dataset(config.replace(num_records=num_records), run.eval_split, charset)
+    if not len(dataset):
+        raise ConfigError(f"{run.eval_split}: there are no records to evaluate: the shards are empty")
+    return dataset
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,

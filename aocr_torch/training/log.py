@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -106,8 +107,10 @@ class Log:
             self.text.write(text + "\n")
         if self.bar is not None:
             self.bar.write(text)
-        else:
+        elif self.text is None:
             print(text, flush=True)
+        else:
+            announce(text)
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -163,8 +166,11 @@ class Log:
 
 
 def announce(text: str) -> None:
-    """A line for people before there is a log, or from a signal handler."""
-    print(text, flush=True)
+    """A line for people. A training goes on where nobody reads it: Ctrl-C in `train.py | tee` ends tee first."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def result_lines(evaluation: Evaluation) -> list[str]:

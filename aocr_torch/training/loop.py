@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,27 +19,32 @@ from aocr_torch.data.fsns import FSNSDataset
 from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
-from aocr_torch.training.evaluate import evaluate, open_dataset
+from aocr_torch.training.evaluate import evaluate, open_dataset, open_eval_dataset
 from aocr_torch.training.log import Log, Stopwatch, announce, average_age_warning, duration, step_line
 from aocr_torch.training.profile import trace_steps
 from aocr_torch.training.shortage import explain_shortage
 from aocr_torch.training.state import NonFiniteError, Training
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SECONDS_OF_ONE_REQUEST = 5  # a scheduler signals every process of a job, and torchrun and scripts pass theirs on
 
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT came; a second one ends the process at once."""
+    """Whether SIGTERM or SIGINT came; one that comes later ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._came_at = 0.0
 
     def __call__(self, number: int, frame: Any) -> None:
-        self.signal = number
-        if ranks.is_main():
-            announce(f"{signal.Signals(number).name}: saving after this step; again to end at once")
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+        if self.signal is None:
+            self.signal, self._came_at = number, time.monotonic()
+            if ranks.is_main():
+                again = f"again after {SECONDS_OF_ONE_REQUEST} s to end at once"
+                announce(f"{signal.Signals(number).name}: saving after this step; {again}")
+        elif time.monotonic() - self._came_at > SECONDS_OF_ONE_REQUEST:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
 
 
 @contextmanager
@@ -60,16 +67,12 @@ def train(config: Config) -> int:
         not reached.
     """
     run = config.run
-    if config.data.echo > 1 and config.data.decoded_cache_dir is None:
-        raise ConfigError(
-            f"echo {config.data.echo} without decoded_cache_dir would decode each record as often: give a folder too"
-        )
     device = devices.resolve(run.device)
     with ranks.process_group(device):
         _synthesize(config)
         dataset = open_dataset(config, config.data.split_name)
         evaluates = run.eval_after_training or run.eval_interval_steps
-        eval_dataset = open_dataset(config, run.eval_split, dataset.charset) if evaluates else None
+        eval_dataset = open_eval_dataset(config, dataset.charset) if evaluates else None
         training = Training(config, dataset.charset, device, len(dataset))
         checkpoints = checkpoint.Checkpoints(Path(run.train_log_dir), run.keep_checkpoints)
         messages = _start_or_resume(training, checkpoints)
@@ -85,7 +88,7 @@ def train(config: Config) -> int:
             shortage = explain_shortage(config, device, is_training=True)
             with stop_on_signals() as stop, shortage, trace_steps(run, device) as end_of_step:
                 _run_steps(training, dataset, eval_dataset, checkpoints, log, stop, end_of_step)
-            if stop.signal is not None:
+            if stop.signal is not None and not _has_finished(training):
                 return 128 + stop.signal
             if run.stop_at_accuracy and training.best < run.stop_at_accuracy:
                 best = "no evaluation was made" if training.best < 0 else f"the best was {training.best:.6f}"
@@ -121,9 +124,10 @@ def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) ->
     if newest is None:
         messages = training.start_from_weights()
     else:
-        changed = training.load_state_dict(checkpoint.load(newest), str(newest))
-        if checkpoints.best.exists():  # it is written after the checkpoint of its step
-            training.best = max(training.best, checkpoint.load(checkpoints.best)["best"])
+        state = checkpoint.load(newest)
+        if checkpoints.best.exists():  # it is written after the checkpoint of its step, if there is one
+            state["best"] = max(state["best"], checkpoint.load(checkpoints.best)["best"])
+        changed = training.load_state_dict(state, str(newest))
         messages = [f"resuming from {newest} at step {training.step}", *(f"changed {line}" for line in changed)]
     steps = ranks.gather([training.step])
     if len(set(steps)) > 1:
@@ -159,7 +163,7 @@ def _run_steps(
             + (f" or stop_at_accuracy {run.stop_at_accuracy}" if run.stop_at_accuracy else "")
         )
         if run.eval_after_training and eval_dataset is not None:
-            _evaluate(training, eval_dataset, log)
+            _evaluate_and_keep_best(training, eval_dataset, checkpoints, log)
         return
     batches = _batches(training, dataset)
     watch = Stopwatch(training.step)
@@ -168,9 +172,10 @@ def _run_steps(
     while not _has_finished(training) and not _should_stop(training.step, stop):
         group = watch.wait(lambda: next(batches))
         number = training.step + 1
+        has_histograms = _is_due(number, run.histogram_interval_steps)
         records.note(number, group)
         with records.named():
-            losses = training.train_step(group)
+            losses = training.train_step(group, keeps_gradients=has_histograms and log.enabled)
         end_of_step()
         if training.step < number:
             continue  # the gradients overflowed in float16: the loss scale skipped the step
@@ -178,7 +183,6 @@ def _run_steps(
         is_logging = number % run.log_interval_steps == 0 or is_last
         is_saving = number % run.save_interval_steps == 0 or is_last
         is_evaluating = _is_due(number, run.eval_interval_steps) or (is_last and run.eval_after_training)
-        has_histograms = _is_due(number, run.histogram_interval_steps)
         log.advance(number)
         if is_logging or is_saving or is_evaluating or has_histograms:
             with records.named():
@@ -195,7 +199,7 @@ def _run_steps(
                 saved_step = _save(training, checkpoints)
             if is_evaluating and eval_dataset is not None:
                 _evaluate_and_keep_best(training, eval_dataset, checkpoints, log)
-    was_stopped = ranks.is_set_anywhere(stop.signal is not None)
+    was_stopped = ranks.is_set_anywhere(stop.signal is not None) and not _has_finished(training)
     if was_stopped:
         stop.signal = stop.signal or signal.SIGTERM
         with records.named():
@@ -330,24 +334,22 @@ def _log_images(training: Training, batch: dict[str, Any], log: Log, count: int 
     if not log.enabled:
         return
     model = training.model.eval()
-    first = {name: values[:count] for name, values in batch.items()}
-    views = training.views(training.on_device(first, is_training=True))
-    ids = interpret(model(views)["logits"], training.charset.null_id).ids.tolist()
-    labels = batch["label"][:count].tolist()
+    views = training.views(training.on_device(batch, is_training=True))
+    # The whole batch: what compiles would do so anew for another shape.
+    ids = interpret(model(views)["logits"], training.charset.null_id).ids[:count].tolist()
     decode = training.charset.decode
-    captions = [f"{decode(label)!r} read as {decode(read)!r}" for label, read in zip(labels, ids)]
-    log.images(training.step, views, captions)
+    captions = [f"{decode(label)!r} read as {decode(read)!r}" for label, read in zip(batch["label"].tolist(), ids)]
+    log.images(training.step, views[:count], captions)
 
 
 def _log_histograms(training: Training, log: Log) -> None:
     """The weights after this step's update, and the gradients that it applied: mean over ranks and batches, clipped."""
-    if not log.enabled:
-        return
     values = {}
     for name, parameter in training.model.named_parameters():
-        weight = training.precision.master_of(parameter)
-        if weight.grad is not None:
-            values.update({f"weights/{name}": weight, f"gradients/{name}": weight.grad})
+        if name in training.kept_gradients:
+            values[f"weights/{name}"] = training.precision.master_of(parameter)
+            values[f"gradients/{name}"] = training.kept_gradients[name]
+    training.kept_gradients = {}
     log.histograms(training.step, values)
 
 

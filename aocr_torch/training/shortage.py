@@ -23,7 +23,7 @@ def explain_shortage(config: Config, device: torch.device, *, is_training: bool)
     except (RuntimeError, MemoryError) as error:
         if devices.is_out_of_memory(error):
             raise ShortageError(_advice(config, device, is_training)) from error
-        if "DataLoader worker" in str(error):  # its end, not an error that it raised: that keeps its own type
+        if "DataLoader worker (pid" in str(error):  # its end, not an error that it raised
             raise ShortageError(
                 f"a process that reads the data was killed, so memory is short ({str(error).splitlines()[0]}): use "
                 f"fewer than --num_workers {config.data.num_workers}, or in a container more shared memory (docker run "

@@ -32,6 +32,7 @@ from aocr_torch.training.optim import (
 from aocr_torch.training.recorded_step import Batches, RecordedStep
 
 FLAGS_THAT_MAY_CHANGE = ("dataset_dir", "train_log_dir", "device", "num_workers", "decoded_cache_dir", "resume")
+NO_EVALUATION = -1.0
 
 
 class NonFiniteError(ValueError):
@@ -58,7 +59,7 @@ class Training:
         self.augmentation = Augmentation(config.run.seed, data.num_views, data.view_size, data.crop)
         self.step = 0
         self.position = 0  # examples consumed by all ranks
-        self.best = -1.0
+        self.best = NO_EVALUATION
         optim = config.optim
         self.optimizer = build_optimizer(
             self.model.named_parameters(), optim.optimizer, optim.learning_rate, optim.momentum
@@ -118,11 +119,14 @@ class Training:
         distort = compiled(distort_color) if self.config.run.compile else None
         return augment(views, AugmentParameters(*(tensors[name] for name in names)), distort)
 
-    def train_step(self, batches: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def train_step(self, batches: list[dict[str, Any]], keeps_gradients: bool = False) -> dict[str, Tensor]:
         """One update from the mean gradient of `batches` (accumulate_steps of them).
 
         Under a loss scale, a step whose gradients overflow changes no weight and does not count: the data moves on,
         `step` does not.
+
+        Args:
+            keeps_gradients: copies those applied into `kept_gradients`, by parameter: apex empties its own in the step.
 
         Returns:
             scalars on the device, before the update: total_loss, sequence_loss, regularization_loss.
@@ -142,6 +146,9 @@ class Training:
         total = sequence + regularization
         if self.precision.loss_scale is None:
             self._note_non_finite(total, norms)
+        if keeps_gradients:
+            masters = {name: self.precision.master_of(weight) for name, weight in self.model.named_parameters()}
+            self.kept_gradients = {name: w.grad.clone() for name, w in masters.items() if w.grad is not None}
         has_updated = self.precision.step(self.optimizer, norms)
         self.position += sum(len(batch["index"]) + len(batch["skipped"]) for batch in batches) * ranks.world_size()
         if not has_updated:
@@ -291,6 +298,10 @@ class Training:
                 f"{new['optimizer']} and {new['ema_decay']}: keep them, or give another --train_log_dir with "
                 f"--checkpoint {source} to start anew from its weights"
             )
+        if old["eval_split"] != new["eval_split"]:
+            state = {**state, "best": NO_EVALUATION}
+        if old.get("echo", 1) != new["echo"]:  # the place in the data is that of as many epochs
+            state = {**state, "position": state["position"] * new["echo"] // old.get("echo", 1)}
         checkpoint.load_model(self.model, source, state)
         momenta = [group["momentum"] for group in self.optimizer.param_groups if "momentum" in group]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -305,6 +316,8 @@ class Training:
         # A flag that an older version did not have is none that was changed.
         compared = [name for name in new if name in old and name not in FLAGS_THAT_MAY_CHANGE]
         lines = [f"flag {name}: {old[name]} -> {new[name]}" for name in compared if old[name] != new[name]]
+        if old["eval_split"] != new["eval_split"]:
+            lines.append("what is evaluated, so the best accuracy so far does not count")
         if state["num_records"] != self.num_records:
             lines.append(f"number of records: {state['num_records']} -> {self.num_records}, so their order is another")
         return lines
@@ -319,7 +332,10 @@ class Training:
         messages = []
         if run.checkpoint:
             state = checkpoint.load(run.checkpoint)
-            messages.append(f"{run.checkpoint}: {self._load_model(state, run.checkpoint)}")
+            weights = state if run.restore_optimizer else checkpoint.averaged(state)
+            messages.append(f"{run.checkpoint}: {self._load_model(weights, run.checkpoint)}")
+            if weights is not state:
+                messages.append(f"{run.checkpoint}: starting from the average of its weights")
         elif run.checkpoint_inception:
             report = checkpoint.load_tower(self.model, run.checkpoint_inception)
             messages.append(f"{run.checkpoint_inception}: {report}")
@@ -358,7 +374,7 @@ class Training:
 
     def _restore_optimizer(self, state: dict[str, Any], source: str) -> list[str]:
         if "optimizer" in state:
-            changed = self.load_state_dict(state, source)
+            changed = self.load_state_dict({**state, "best": NO_EVALUATION}, source)
             return [
                 f"going on at step {self.step} with the optimizer's state",
                 *(f"changed {line}" for line in changed),

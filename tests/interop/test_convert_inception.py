@@ -15,7 +15,7 @@ from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
 from aocr_torch.interop.tf_names import tf_variables_from_state
 from aocr_torch.model.inception import InceptionTower
 from aocr_torch.model.ocr import AttentionOCR
-from aocr_torch.training.checkpoint import load, load_model, load_tower
+from aocr_torch.training.checkpoint import config_of, load, load_model, load_tower
 from aocr_torch.training.optim import ExponentialMovingAverage, build_optimizer
 from tools import export_tf
 
@@ -160,13 +160,31 @@ def test_architecture_of_a_whole_model_is_found(tmp_path, options):
     load_model(AttentionOCR(Data(), model, num_classes=5), tmp_path / "model.ckpt-9.pth")
 
 
-def test_architecture_for_other_image_sizes_is_what_the_names_tell(tmp_path):
-    model = Model(final_endpoint="Conv2d_2a_3x3", num_lstm_units=6, encode_coordinates=True)
+@pytest.mark.parametrize("use_attention", [True, False])
+def test_what_leaves_no_trace_in_a_checkpoint_is_said(tmp_path, capsys, use_attention):
+    kind = {"use_attention": use_attention, "use_autoregression": False, "encode_coordinates": True}
+    model = Model(final_endpoint="MaxPool_3a_3x3", num_lstm_units=6, **kind)
     write_checkpoint(tmp_path / "x", tf_variables_from_state(AttentionOCR(SMALL, model, 5).state_dict()))
-    convert_inception.main([str(tmp_path / "x")])
-    converted = load(tmp_path / "x.pth")
-    assert converted["config"] == {"final_endpoint": "Conv2d_2a_3x3", "use_attention": True, "num_lstm_units": 6}
-    assert "step" not in converted
+    said = ["--image_height=48", "--image_width=96", "--num_views=2", "--max_sequence_length=3"]
+    said.append("--nouse_autoregression")
+    with pytest.raises(CheckpointError, match=r"which 4 views of 150x150 .* do not give: say the model's with"):
+        convert_inception.main([str(tmp_path / "x")])
+    with pytest.raises(CheckpointError, match="say the model's with"):  # the maps before the pool have another size
+        convert_inception.main([str(tmp_path / "x"), *said])
+    convert_inception.main([str(tmp_path / "x"), *said, "--final_endpoint=MaxPool_3a_3x3"])
+    config = config_of(load(tmp_path / "x.pth"))
+    assert (config.data, config.model) == (SMALL, model)
+    assert "step" not in load(tmp_path / "x.pth")
+    plain = AttentionOCR(SMALL, Model(final_endpoint="MaxPool_3a_3x3", num_lstm_units=6), 5)
+    write_checkpoint(tmp_path / "y", tf_variables_from_state(plain.state_dict()))
+    capsys.readouterr()
+    convert_inception.main([str(tmp_path / "y")])
+    assert "taken to end at Conv2d_2b_3x3; if it ended at MaxPool_3a_3x3, say so" in capsys.readouterr().out
+
+
+def test_an_inception_has_no_charset(inception_ckpt, tmp_path):
+    with pytest.raises(CheckpointError, match="an Inception-v3 has no characters: leave --charset away"):
+        convert_inception.main([str(inception_ckpt), "--charset", str(tmp_path / "x.txt")])
 
 
 def test_a_training_checkpoint_goes_and_comes_back(tmp_path, trained, capsys):
@@ -209,6 +227,9 @@ def test_what_cannot_be_exported(tmp_path, trained):
     with pytest.raises(CheckpointError, match=r"model\.ckpt-2\.index: exists already; .* --force"):
         export_tf.main([str(tmp_path / "x.pth")])
     export_tf.main([str(tmp_path / "x.pth"), "--force"])
+    (tmp_path / "inception_v3.ckpt").touch()  # a bundle of this name would hide it
+    with pytest.raises(CheckpointError, match=r"inception_v3\.ckpt: exists already"):
+        export_tf.main([str(tmp_path / "x.pth"), "--output", str(tmp_path / "inception_v3.ckpt")])
     torch.save({"weight": torch.zeros(2)}, tmp_path / "y.pth")
     with pytest.raises(CheckpointError, match="it has no 'model'"):
         export_tf.main([str(tmp_path / "y.pth")])
@@ -222,4 +243,4 @@ def test_an_adam_checkpoint_has_no_momentum(tmp_path, trained, capsys):
     *_, state = trained
     torch.save({**state, "config": {"optimizer": "adam"}}, tmp_path / "x.pth")
     export_tf.main([str(tmp_path / "x.pth")])
-    assert "no Momentum slots (not trained with momentum)" in capsys.readouterr().out
+    assert "no Momentum slots (the checkpoint has none)" in capsys.readouterr().out

@@ -53,7 +53,7 @@ class Watch:
         self.dtypes: dict[str, list[str]] = {}
         self.train_step = Training.train_step
 
-    def __call__(self, training: Training, batches: list) -> dict:
+    def __call__(self, training: Training, *arguments: Any, **options: Any) -> dict:
         if self.steps:
             self.steps[-1]["copies_after"] = copies()  # by the loop, between two steps
         elif "WATCH_SCALE" in os.environ and not training.step:
@@ -66,7 +66,7 @@ class Watch:
             backward = training.precision.backward
             training.precision.backward = lambda loss: backward(loss * 2.0**40)
         torch.npu.log_ops(True)
-        losses = self.train_step(training, batches)
+        losses = self.train_step(training, *arguments, **options)
         step = {"copies": copies(), "step": training.step, "loss": losses["total_loss"].item()}
         torch.npu.log_ops(False)
         vars(training.precision).pop("backward", None)
@@ -84,7 +84,7 @@ def main() -> int:
     facts, *arguments = sys.argv[1:]
     config, _ = parse_arguments(arguments, description="watched")
     watch = Watch()
-    Training.train_step = lambda training, batches: watch(training, batches)
+    Training.train_step = lambda *arguments, **options: watch(*arguments, **options)
     status = train(config)
     with open(f"{facts}.{RANK}", "w") as file:
         json.dump({"steps": watch.steps, "dtypes": watch.dtypes}, file)

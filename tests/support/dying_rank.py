@@ -16,13 +16,13 @@ MARK, HOW = Path(sys.argv.pop(1)), sys.argv.pop(1)
 train_step = Training.train_step
 
 
-def train_step_or_die(training: Training, batches: list) -> dict:
+def train_step_or_die(training: Training, *arguments, **options) -> dict:
     if training.step == 3 and os.environ["RANK"] == "1" and not MARK.exists():
         MARK.touch()
         if HOW == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("rank 1 has had enough")
-    return train_step(training, batches)
+    return train_step(training, *arguments, **options)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tiny import flags
+from tiny import flags, load_tool
 
 ROOT = Path(__file__).parent.parent.parent
 KEYS = ["Network", "RankSize", "BatchSize", "DeviceType", "CaseName", "ActualFPS", "TrainingTime"]
@@ -114,7 +114,7 @@ def test_modelarts_on_folders(tiny_dataset, tmp_path, mode):
     entry += [f"--train_url={tmp_path}/out", *flags(max_number_of_steps=2)]
     result = run(*entry)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "out" / "checkpoint-00000002.pth").exists()
+    assert list((tmp_path / "out").glob({"acc": "checkpoint-*2.pth", "perf": "performance-*/checkpoint-*2.pth"}[mode]))
     assert ("7 of 7 records, 0 skipped" in result.stdout) == (mode == "acc")
 
 
@@ -130,6 +130,10 @@ def obs(tiny_dataset, tmp_path) -> dict[str, str]:
         "    def copy_parallel(source, target):\n"
         "        place = lambda a: a.replace('obs:/', os.environ['BUCKETS'])\n"
         "        shutil.copytree(place(source), place(target), dirs_exist_ok=True)\n"
+        "    def list_directory(address):\n"
+        "        return os.listdir(address.replace('obs:/', os.environ['BUCKETS']))\n"
+        "    def remove(address):\n"
+        "        os.remove(address.replace('obs:/', os.environ['BUCKETS']))\n"
     )
     (tmp_path / "bucket").mkdir()
     (tmp_path / "bucket" / "data").symlink_to(tiny_dataset)
@@ -149,6 +153,38 @@ def test_modelarts_in_obs_copies_back_goes_on_and_passes_the_status_on(obs, tmp_
     bad = run(*IN_OBS, "--train_url=obs://bucket/bad", *flags(final_endpoint="Mixed_9z"), **obs)
     assert bad.returncode == 2
     assert "training ended with status 2" in bad.stderr
+
+
+def test_modelarts_mirrors_and_outlives_a_copy_that_fails(obs, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(obs["PYTHONPATH"])
+    monkeypatch.setenv("BUCKETS", obs["BUCKETS"])
+    entry = load_tool("modelarts_entry_acc")
+    monkeypatch.setattr(entry, "SECONDS_BETWEEN_ATTEMPTS", 0)
+    out, results = tmp_path / "bucket" / "out", tmp_path / "results"
+    for folder, names in ((out, ["checkpoint-1.pth", "note"]), (results, ["checkpoint-2.pth", ".half", "train.log"])):
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+    copies, copy = [], entry.copy
+
+    def copy_or_fail(*arguments):
+        copies.append(arguments)
+        if len(copies) < 3:
+            raise RuntimeError("the network")
+        copy(*arguments)
+
+    monkeypatch.setattr(entry, "copy", copy_or_fail)
+    entry.copy_back(results, "obs://bucket/out", is_last=False)
+    assert "results were not copied to obs://bucket/out, trying again: the network" in capsys.readouterr().err
+    assert len(copies) == 1
+    entry.copy_back(results, "obs://bucket/out", is_last=True)
+    assert len(copies) == 3
+    assert sorted(os.listdir(out)) == ["checkpoint-2.pth", "note", "train.log"]
+    assert sorted(os.listdir(results)) == [".half", "checkpoint-2.pth", "train.log"]
+    copies[:] = []
+    monkeypatch.setattr(entry, "LAST_ATTEMPTS", 2)
+    with pytest.raises(RuntimeError, match="the network"):
+        entry.copy_back(results, "obs://bucket/out", is_last=True)
 
 
 def stop_when_training(command: Sequence[str], log: Path, **environment: str) -> int:

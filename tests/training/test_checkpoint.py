@@ -1,6 +1,7 @@
 """Checkpoints on disk, and what happens with files that do not fit."""
 
 import os
+import resource
 
 import pytest
 import torch
@@ -34,6 +35,18 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
         save(tmp_path / "x.pth", {"a": lambda: 1})  # cannot be pickled
     assert load(tmp_path / "x.pth") == {"a": 1}
     assert os.listdir(tmp_path) == ["x.pth"]
+
+
+def test_a_full_disk_is_said(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large") as error:
+            save(tmp_path / "x.pth", {"a": torch.zeros(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert error.value.filename == str(tmp_path / "x.pth")
+    assert os.listdir(tmp_path) == []
 
 
 def test_keeps_the_most_recent(tmp_path):

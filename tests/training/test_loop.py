@@ -18,9 +18,9 @@ from tiny import CHARSET, flags, spoil, write
 from aocr_torch.config import Config, ConfigError, parse_arguments
 from aocr_torch.data.records import RecordError
 from aocr_torch.files import CHECKPOINT_FORMAT
-from aocr_torch.training import checkpoint
+from aocr_torch.training import checkpoint, loop
 from aocr_torch.training.evaluate import open_dataset
-from aocr_torch.training.loop import train
+from aocr_torch.training.loop import stop_on_signals, train
 from aocr_torch.training.state import NonFiniteError, Training
 
 ROOT = Path(__file__).parent.parent.parent
@@ -146,8 +146,8 @@ def train_until(config: Config, step: int) -> int:
     """Trains, but is sent SIGTERM once `step` is done (unless it is the last): 0 if it then ended as it should."""
     original = Training.train_step
 
-    def stop_there(self, batches):
-        out = original(self, batches)
+    def stop_there(self, *arguments, **options):
+        out = original(self, *arguments, **options)
         if self.step == step < config.run.max_number_of_steps:
             os.kill(os.getpid(), signal.SIGTERM)
         return out
@@ -202,6 +202,37 @@ def test_signals_save_and_leave_with_a_message(tiny_dataset, tmp_path, number):
     last = rest.splitlines()[-1]
     assert last.startswith(f"stopped by {signal.Signals(number).name} at step ")
     assert checkpoint.load(tmp_path)["step"] == int(last.split("step ")[1].split(";")[0])
+
+
+def test_ctrl_c_saves_though_nobody_reads_the_lines_any_more(tiny_dataset, tmp_path):
+    """`train.py | tee log`: Ctrl-C ends tee too, and most often first."""
+    arguments = flags(dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path)
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "global step 2:" not in process.stdout.readline():
+        assert process.poll() is None
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT, process.stderr.read()
+    last = (tmp_path / "train.log").read_text().splitlines()[-1]
+    assert last == f"stopped by SIGINT at step {checkpoint.load(tmp_path)['step']}; run again to go on"
+
+
+def test_a_signal_that_comes_again_at_once_is_the_same_request(monkeypatch, capsys):
+    ends, now = [], [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(os, "kill", lambda *arguments: ends.append(arguments))
+    with stop_on_signals() as stop:
+        for seconds in (0, 1, 4):
+            now[0] = 100.0 + seconds
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM
+        assert not ends
+        now[0] = 106.0
+        signal.raise_signal(signal.SIGTERM)
+        assert ends == [(os.getpid(), signal.SIGTERM)]
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert capsys.readouterr().out == "SIGTERM: saving after this step; again after 5 s to end at once\n"
 
 
 @pytest.mark.parametrize("host", [True, False])
@@ -311,13 +342,80 @@ def test_a_missing_evaluation_split_is_said_before_the_first_step(tiny_dataset, 
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_left_to_train_is_said(tiny_dataset, tmp_path):
+def test_nothing_left_to_train_is_said_and_the_evaluation_made_up_for(tiny_dataset, tmp_path):
     config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1)
     assert train(config) == 0
     assert train(config.replace(eval_after_training=True)) == 0
     log = (tmp_path / "train.log").read_text()
     assert "nothing to train: step 1 has reached max_number_of_steps 1" in log
     assert "5 of 5 records, 0 skipped" in log
+    assert checkpoint.load(tmp_path / "best.pth")["best"] >= 0
+
+
+def test_a_signal_during_the_last_evaluation_stops_nothing(tiny_dataset, tmp_path, monkeypatch):
+    evaluate = loop.evaluate
+
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", signalled)
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1)
+    assert train(config.replace(eval_after_training=True)) == 0
+    assert "stopped by" not in (tmp_path / "train.log").read_text()
+
+
+def test_an_empty_evaluation_split_is_said_before_the_first_step(tiny_dataset, tmp_path):
+    empty = tmp_path / "empty"
+    empty.touch()
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path / "log", eval_interval_steps=1)
+    with pytest.raises(ConfigError, match="there are no records to evaluate"):
+        train(config.replace(eval_split=str(empty)))
+
+
+@pytest.mark.parametrize(("split", "count"), [("validation", 5), ("train", 2)])
+def test_num_records_does_not_cut_another_split(tiny_dataset, tmp_path, split, count):
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=1, num_records=2)
+    assert train(config.replace(eval_after_training=True, eval_split=split)) == 0
+    assert f"{count} of {count} records" in (tmp_path / "train.log").read_text()
+
+
+def test_the_best_of_another_split_does_not_count(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset, "eval_interval_steps": 1, "save_interval_steps": 1}
+    assert train(configure(max_number_of_steps=1, train_log_dir=tmp_path / "a", eval_split="train", **base)) == 0
+    for name in ("best.pth", "checkpoint-00000001.pth"):
+        state = checkpoint.load(tmp_path / "a" / name)
+        checkpoint.save(tmp_path / "a" / name, {**state, "best": 2.0})
+    other = {"checkpoint": tmp_path / "a" / "best.pth", "restore_optimizer": True, "train_log_dir": tmp_path / "b"}
+    for changes in (other, {"train_log_dir": tmp_path / "a"}):
+        assert train(configure(max_number_of_steps=2, **base, **changes)) == 0
+        best = checkpoint.load(changes["train_log_dir"] / "best.pth")
+        assert (best["step"], best["config"]["eval_split"]) == (2, "validation")
+        assert best["best"] <= 1
+    assert "changed what is evaluated, so the best accuracy so far" in (tmp_path / "a" / "train.log").read_text()
+
+
+def test_a_best_checkpoint_alone_is_gone_on_from(tiny_dataset, tmp_path):
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=2, eval_interval_steps=1)
+    assert train(config) == 0
+    best = checkpoint.load(tmp_path / "best.pth")["step"]
+    for path in checkpoint.Checkpoints(tmp_path).all():
+        path.unlink()
+    with pytest.raises(ConfigError, match="already holds checkpoints"):
+        train(config.replace(resume=False))
+    assert train(config) == 0
+    assert f"resuming from {tmp_path / 'best.pth'} at step {best}" in (tmp_path / "train.log").read_text()
+
+
+def test_fine_tuning_starts_from_the_average_that_was_evaluated(tiny_dataset, tmp_path):
+    base = {"dataset_dir": tiny_dataset, "max_number_of_steps": 3}
+    assert train(configure(train_log_dir=tmp_path, ema_decay=0.9, **base)) == 0
+    first = checkpoint.Checkpoints(tmp_path).newest()
+    training = Training(configure(checkpoint=first, **base), CHARSET, torch.device("cpu"), 11)
+    assert training.start_from_weights()[1] == f"{first}: starting from the average of its weights"
+    state, name = checkpoint.load(first), "decoder.classifier.weight"
+    assert torch.equal(training.model.state_dict()[name], state["ema"]["averages"][name])
+    assert not torch.equal(state["model"][name], state["ema"]["averages"][name])
 
 
 def test_the_best_accuracy_outlives_a_kill_between_evaluation_and_save(tiny_dataset, tmp_path):

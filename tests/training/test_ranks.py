@@ -64,7 +64,14 @@ def test_training_on_two_ranks_has_one_writer_and_resumes(tiny_dataset, tmp_path
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
-def test_sigterm_to_every_rank_saves_once(tiny_dataset, tmp_path):
+def descendants(pid: int) -> list[int]:
+    """The process and all below it."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [pid, *(each for path in lists for child in path.read_text().split() for each in descendants(int(child)))]
+
+
+def test_sigterm_to_every_process_of_a_job_saves_once(tiny_dataset, tmp_path):
+    """As a scheduler sends it: to torchrun, which passes it on, to the ranks, and to the processes that read."""
     arguments = flags(
         dataset_dir=tiny_dataset, max_number_of_steps=100_000, train_log_dir=tmp_path, batch_size=2, num_workers=2
     )
@@ -75,7 +82,8 @@ def test_sigterm_to_every_rank_saves_once(tiny_dataset, tmp_path):
     )
     while "global step 2:" not in process.stdout.readline():
         assert process.poll() is None
-    process.send_signal(signal.SIGTERM)  # torchrun passes it on to its processes
+    for pid in descendants(process.pid):
+        os.kill(pid, signal.SIGTERM)
     output = process.communicate(timeout=120)[0]
     assert "stopped by SIGTERM at step " in output
     step = int(output.split("stopped by SIGTERM at step ")[1].split(";")[0])

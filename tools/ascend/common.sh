@@ -49,7 +49,7 @@ if [ "${kind}" = performance ]; then rm -rf "${folder}/train_log" "${log}"; fi
 launch=("${python}")
 if [ "${ranks}" -gt 1 ]; then
     launch=("${python}" -m torch.distributed.run --standalone "--nproc_per_node=${ranks}")
-elif [ "${device}" != cpu ] && [ "${device#*:}" = "${device}" ]; then
+elif [ "${device}" != cpu ] && [ "${device}" != auto ] && [ "${device#*:}" = "${device}" ]; then
     device=${device}:${device_id}
 fi
 flags=("--dataset_dir=${data_path}" "--device=${device}" --amp "--batch_size=${batch_size}"
