@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Optional
 
@@ -79,6 +80,10 @@ def replacing_path(path: Path) -> Iterator[Path]:
         yield unfinished
         with _naming(path):
             os.replace(unfinished, path)
+    except OSError as error:
+        if error.errno and error.filename is None:  # a full disk
+            error.filename = str(path)
+        raise
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -107,6 +112,12 @@ def require_replaceable(folder: Path) -> None:
     """Raises OSError where `folder` is a mount point, of which only the content can be replaced."""
     if os.path.ismount(folder):
         raise OSError(f"{folder} is a mount point and cannot be replaced as a whole: name a folder inside it")
+
+
+def first_other(folder: Path, own: Sequence[str]) -> Optional[str]:
+    """The first name in `folder`, hidden ones aside, that matches none of the patterns."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    return next((name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in own)), None)
 
 
 @contextlib.contextmanager

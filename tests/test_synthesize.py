@@ -1,9 +1,12 @@
 """tools/synthesize.py as a user runs it."""
 
 import importlib.util
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +75,28 @@ def test_sigterm_leaves_nothing(tmp_path):
     status, errors = stopped(command, tmp_path, ".signs.partial-*/written/train/*")
     assert status == 130
     assert "was not written" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_twice_ends_it_at_once_and_leaves_nothing(tmp_path):
+    command = [sys.executable, str(TOOL), str(tmp_path / "signs"), "--num_train", "100000", "--processes", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".signs.partial-*/written/train/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(0.5)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(20) in (130, -signal.SIGINT)  # the second may come when Python is about to leave
+    assert process.stderr.read() == f"interrupted: {tmp_path / 'signs'} was not written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_contact_sheet_that_cannot_be_written_is_said_before_the_work(tool, tmp_path):
+    for name in ("sheet.xyz", "."):
+        with pytest.raises((ValueError, OSError), match=r"ends as pictures do|Is a directory"):
+            tool.main([str(tmp_path / "signs"), *SMALL, "--contact_sheet", str(tmp_path / name)])
     assert list(tmp_path.iterdir()) == []
 
 

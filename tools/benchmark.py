@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 from aocr_torch.config import Config, parse_arguments, run_main
+from aocr_torch.files import require_writable
 
 ROOT = Path(__file__).resolve().parent.parent
 CHARACTERS = 134  # of FSNS
@@ -90,6 +91,8 @@ def main(arguments: list[str]) -> int:
     config, flags = parse_arguments(arguments, description="Benchmark Attention-OCR.", extra=Benchmark())
     if flags.repetitions < 1:
         raise ValueError(f"repetitions is {flags.repetitions}: expected at least 1")
+    if flags.output is not None:
+        require_writable(Path(flags.output))
     baseline = None
     if flags.baseline is not None:
         baseline = json.loads(Path(flags.baseline).read_text(encoding="utf-8"))

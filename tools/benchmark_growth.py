@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from aocr_torch.config import Config, parse_arguments, run_main
+from aocr_torch.files import require_writable
 
 CHARACTERS = 134  # of FSNS
 
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
     config, flags = parse_arguments(arguments, description="Growth of a training step.", extra=Growth())
     if flags.repetitions < 1:
         raise ValueError(f"repetitions is {flags.repetitions}: expected at least 1")
+    if flags.output is not None:
+        require_writable(Path(flags.output))
     if flags.single:
         print(json.dumps(measure(config, flags.repetitions)))
         return 0

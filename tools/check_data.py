@@ -24,6 +24,7 @@ from aocr_torch.data.build import SPLITS
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.check import Check, Layout, check, find_layout, require_free, to_images
 from aocr_torch.data.fsns import find_charset, find_shards
+from aocr_torch.files import replacing, require_writable
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Options:
 def main(arguments: list[str]) -> int:
     """Checks what the arguments name; the exit status tells whether all is good."""
     options = parse_options(arguments, Options)
+    if options.contact_sheet is not None:
+        require_writable(options.contact_sheet)
     if min(options.processes, options.contact_sheet_records, options.max_lines) < 1:
         raise ValueError("processes, contact_sheet_records and max_lines must be at least 1")
     if options.to_images is not None:
@@ -106,9 +109,9 @@ def write_contact_sheet(path: Path, dataset_dir: Path, found: Check) -> None:
     from aocr_torch.report import contact_sheet
 
     samples = [sample for findings in found.splits.values() for sample in findings.samples]
-    path.parent.mkdir(parents=True, exist_ok=True)
     page = contact_sheet(str(dataset_dir), found.summary(), found.problems, samples)
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")  # a file's name may be no text
+    with replacing(path) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))  # a file's name may be no text
     print(f"contact sheet of {len(samples)} records written to {path}")
 
 

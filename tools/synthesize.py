@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import tyro
+from PIL import Image
 from tqdm import tqdm
 
 from aocr_torch.command_line import interruptible, parse_options
 from aocr_torch.config import run_main
 from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
 from aocr_torch.data.synthetic_sheet import draw_contact_sheet
+from aocr_torch.files import require_writable
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def parse(arguments: list[str]) -> Options:
 def main(arguments: list[str]) -> int:
     """Draws what the arguments ask for; the exit status is 0 also where it was already there."""
     options = parse(arguments)
+    sheet = options.contact_sheet
+    if sheet is not None:
+        require_writable(sheet)
+        if sheet.suffix.lower() not in Image.registered_extensions():
+            raise ValueError(f"contact_sheet is {sheet}: expected a name that ends as pictures do, .jpg or .png")
     num_signs = sum(options.parameters.counts().values())
     try:
         bar = tqdm(total=num_signs, unit="sign", disable=None, leave=False)
@@ -61,10 +68,9 @@ def main(arguments: list[str]) -> int:
     counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
     state = "drawn into" if summary.was_written else "already in"
     print(f"{counts} signs {state} {options.out} (charset of {summary.charset_size})")
-    if options.contact_sheet is not None:
-        options.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
-        draw_contact_sheet(options.parameters).save(options.contact_sheet, quality=40)
-        print(f"100 signs shown in {options.contact_sheet}")
+    if sheet is not None:
+        draw_contact_sheet(options.parameters).save(sheet, quality=40)
+        print(f"100 signs shown in {sheet}")
     return 0
 
 

@@ -51,7 +51,10 @@ class Charset:
         first_id: dict[str, int] = {}
         for identifier, character in self.lines:
             if character != NULL and (len(character) != 1 or character in "\r\n"):
-                raise CharsetError(f"id {identifier} stands for {character!r}, expected one character or {NULL}")
+                codes = " ".join(f"U+{ord(each):04X}" for each in character)
+                raise CharsetError(
+                    f"id {identifier} stands for {character!r} ({codes}), expected one character or {NULL}"
+                )
             if character in first_id:
                 raise CharsetError(
                     f"{_describe(character)} stands twice, as id {first_id[character]} and as id {identifier}: "

@@ -55,7 +55,7 @@ def find_shards(dataset_dir: Union[str, Path], split_name: str) -> list[Path]:
     patterns = [f"{inside}/{bare}", f"{inside}/{split_name}/{split_name}*", f"{inside}/{split_name}", bare, split_name]
     for pattern in patterns:
         found = (Path(name) for name in glob.glob(pattern, recursive=True) if not name.endswith(NOT_SHARDS))
-        shards = sorted(path for path in found if path.is_file())
+        shards = sorted({path for path in found if path.is_file()})  # `**/**` finds one several times
         if shards:
             return shards
     splits = sorted(path.name for path in folder.iterdir() if path.is_dir())
@@ -129,7 +129,7 @@ def decode_image(encoded: bytes, height: int, width: int) -> np.ndarray:
 
     A PNG in 8-bit RGB, as FSNS has them, goes to kornia-rs where that is installed, which takes a third of the time;
     what it refuses, and everything else, goes to Pillow, which forgives some damage; pixels that are not there are none
-    of it. Neither checks zlib's own checksum.
+    of it. kornia-rs leaves zlib's own checksum unchecked.
 
     Raises:
         ValueError: it does not decode, has another size or a mode that is refused; the message is a reason.

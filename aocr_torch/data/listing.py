@@ -13,6 +13,7 @@ from __future__ import annotations
 import codecs
 import csv
 import json
+import os
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from aocr_torch.data.pictures import find_pictures, shown, visible_files
 
 PATH_NAMES = ("path", "file", "filename", "file_name", "image", "image_path")
 TEXT_NAMES = ("text", "label", "words", "transcription")
+UNSEEN = "\ufffd\u200b\ufeff\u00ad"  # what no picture shows; joiners (U+200C, U+200D) some scripts need
 SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl")
 
 
@@ -68,14 +70,15 @@ def read_listing(source: Path) -> Listing:
         raise ListingError(f"{source}: expected a folder or a list that ends in {', '.join(SUFFIXES)}")
     else:
         found = _from_file(source)
-    entries: dict[Path, Entry] = {}
+    entries: dict[str, Entry] = {}
     problems = []
     for item in found:
         problem = item if isinstance(item, str) else _problem_of(item)
-        if problem is None and item.path in entries:
-            problem = f"{item.origin}: {shown(item.key)} is already listed at {entries[item.path].origin}"
+        path = "" if isinstance(item, str) else os.path.abspath(item.path)
+        if problem is None and path in entries:
+            problem = f"{item.origin}: {shown(item.key)} is already listed at {entries[path].origin}"
         if problem is None:
-            entries[item.path] = item
+            entries[path] = item
         else:
             problems.append(problem)
     return Listing(list(entries.values()), problems)
@@ -84,12 +87,14 @@ def read_listing(source: Path) -> Listing:
 def _problem_of(entry: Entry) -> Optional[str]:
     if not entry.text:
         return f"{entry.origin}: the label of {shown(entry.key)} is empty"
-    control = next((c for c in entry.text if unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
-    if control is None:
+    bad = next((c for c in entry.text if c in UNSEEN or unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp")), None)
+    if bad is None:
         return None
-    if unicodedata.category(control) == "Cs":
+    if unicodedata.category(bad) == "Cs":
         return f"{entry.origin}: the label of {shown(entry.key)} is not UTF-8: save the list as UTF-8"
-    return f"{entry.origin}: the label of {shown(entry.key)} holds the control character U+{ord(control):04X}"
+    if bad == "\ufffd":
+        return f"{entry.origin}: the label of {shown(entry.key)} was damaged by a conversion: it holds U+FFFD"
+    return f"{entry.origin}: the label of {shown(entry.key)} holds U+{ord(bad):04X}, which cannot be seen"
 
 
 def _entry(folder: Path, key: str, text: str, origin: str) -> Entry:
@@ -170,7 +175,8 @@ def _from_json(folder: Path, origin: str, line: str) -> Any:
         return f"{origin}: found a JSON {type(values).__name__}, expected an object with path and text"
     found = [next((values[n] for n in names if n in values), None) for names in (PATH_NAMES, TEXT_NAMES)]
     if not all(isinstance(value, str) for value in found):
-        return f"{origin}: expected the strings path and text, found the keys {', '.join(map(ascii, values)) or 'none'}"
+        kinds = ", ".join(f"{name!a} ({type(value).__name__})" for name, value in values.items())
+        return f"{origin}: expected the strings path and text, found the keys {kinds or 'none'}"
     key, text = found
     return _entry(folder, key, text, origin) if key else f"{origin}: the path is empty"
 

@@ -156,8 +156,8 @@ def make_loader(
     Args:
         augmentation: for workers to carry out; their batches hold 'views', float32 (B, V, 3, h, w), for 'image'.
 
-    Raises, when iterated:
-        RecordError: as one line also from a worker.
+    Raises:
+        SharedMemoryError: too little of it. When iterated, RecordError: as one line also from a worker.
     """
     batch_of: Callable[..., dict[str, Any]] = partial(_batch_of, dataset, isinstance(batch_sampler, EvalBatchSampler))
     # Of each worker's: what it is filling and has ready, one that the main process uses, and where the next batch is

@@ -185,7 +185,10 @@ def _from_16_bit(values: np.ndarray) -> np.ndarray:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I" or image.mode.startswith("I;16"):  # older Pillow opens a 16-bit grey PNG as I
-        return Image.fromarray(_from_16_bit(np.clip(np.asarray(image), 0, 65535))).convert("RGB")
+        values = np.clip(np.asarray(image), 0, 65535)
+        if image.mode != "I" or image.format == "PNG" or values.max() > 255:
+            values = _from_16_bit(values)
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         values = np.nan_to_num(np.asarray(image))
         values = values * 255 if values.max() <= 1 else values
@@ -199,9 +202,17 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def visible_files(
     folder: Union[str, os.PathLike], on_error: Optional[Callable[[OSError], object]] = None
 ) -> Iterator[Path]:
-    """Every file under `folder` that is not hidden, nor in a hidden folder. on_error: of one that does not open."""
-    for place, folders, names in os.walk(folder, onerror=on_error):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Every file under `folder` that is not hidden, nor in a hidden folder; links to folders are followed, once each.
+
+    on_error: of a folder that does not open.
+    """
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, onerror=on_error, followlinks=True):
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(place, name) for name in names if not name.startswith("."))
 
 

@@ -34,18 +34,28 @@ def run_in_processes(function: Callable[..., Any], tasks: Sequence[tuple], proce
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(processes, mp_context=context, initializer=_depend_on_parent)
     try:
-        numbers = {executor.submit(function, *task): number for number, task in enumerate(tasks)}
+        # Ctrl-C reaches every process of the terminal; the parent alone decides what to do. What it holds back while
+        # it starts the others, they hold back for good.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            numbers = {executor.submit(function, *task): number for number, task in enumerate(tasks)}
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for future in as_completed(numbers):
             yield numbers[future], future.result()
     except BrokenProcessPool:
         raise ProcessKilledError("a process was killed at its work, maybe for memory: give fewer processes") from None
+    except BaseException:
+        # Nobody waits for what they are at; and interrupted once more while it waits, older Pythons' pool never ends.
+        for process in list((executor._processes or {}).values()):
+            process.kill()
+        raise
     finally:
         executor.shutdown(cancel_futures=True)
 
 
 def _depend_on_parent() -> None:
-    """Ctrl-C reaches every process of the terminal; the parent alone decides what to do. When it dies, so do these."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """When the parent dies, so does this process."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -18,6 +18,10 @@ import torch
 from torch.utils.data import Dataset, get_worker_info
 
 
+class SharedMemoryError(ValueError):
+    """Too little of it; says how much is needed."""
+
+
 class SharedBatches(Dataset):
     """The batches of a data set; a worker fills their pictures into places that it shares with the main process.
 
@@ -39,11 +43,22 @@ class SharedBatches(Dataset):
             batch_of: makes the batch of `keys`, with its pictures at the beginning of a second argument if that is
                 given.
             places: of each worker. shape: of a place, B pictures. name, dtype: of the pictures in a batch.
+
+        Raises:
+            SharedMemoryError: the places need more than there is.
         """
         self.batch_of, self.name = batch_of, name
         self.number = next(_numbers)
         shape = (num_workers, places, *shape)
-        storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+        num_bytes = math.prod(shape) * dtype.itemsize
+        try:
+            storage = torch.UntypedStorage._new_shared(num_bytes)
+        except RuntimeError as error:
+            raise SharedMemoryError(
+                f"{num_bytes / 1e6:.0f} MB of shared memory (/dev/shm) for the pictures of {num_workers} processes are "
+                f"not there ({str(error).splitlines()[0]}): give fewer --num_workers or a smaller --batch_size, or in "
+                "a container more shared memory (docker run --shm-size=8g)"
+            ) from error
         self.pictures = torch.empty(0, dtype=dtype).set_(storage, 0, shape)
         self.is_taken = torch.zeros((num_workers, places), dtype=torch.bool).share_memory_()
         _of_this_process[self.number] = self

@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from aocr_torch import device as devices
 from aocr_torch.config import Config, ConfigError
@@ -96,6 +97,14 @@ def open_eval_dataset(config: Config, charset: Charset) -> FSNSDataset:
     return dataset
 
 
+def eval_loader(dataset: FSNSDataset, config: Config, device: torch.device, limit: Optional[int] = None) -> DataLoader:
+    """The batches of this rank's share of the first `limit` records; errors as `make_loader`."""
+    size, place = config.data.batch_size, {"rank": ranks.rank(), "world_size": ranks.world_size()}
+    sampler = EvalBatchSampler(len(dataset), size, **place, limit=limit)
+    pin_memory = devices.uses_pinned_memory(device)
+    return make_loader(dataset, sampler, num_workers=config.data.num_workers, pin_memory=pin_memory)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
@@ -120,11 +129,7 @@ def evaluate(
     """
     charset, data = dataset.charset, config.data
     metrics = Metrics(charset.null_id)
-    sampler = EvalBatchSampler(
-        len(dataset), data.batch_size, rank=ranks.rank(), world_size=ranks.world_size(), limit=limit
-    )
-    pin_memory = devices.uses_pinned_memory(device)
-    loader = make_loader(dataset, sampler, num_workers=data.num_workers, pin_memory=pin_memory)
+    loader = eval_loader(dataset, config, device, limit)
     was_training = model.training
     model.eval()
     skipped = [str(error) for error in dataset.shards.bad] if ranks.is_main() else []

@@ -19,7 +19,7 @@ from aocr_torch.data.fsns import FSNSDataset
 from aocr_torch.data.loader import TrainBatchSampler, make_loader
 from aocr_torch.model.ocr import interpret
 from aocr_torch.training import checkpoint, ranks
-from aocr_torch.training.evaluate import evaluate, open_dataset, open_eval_dataset
+from aocr_torch.training.evaluate import eval_loader, evaluate, open_dataset, open_eval_dataset
 from aocr_torch.training.log import Log, Stopwatch, announce, average_age_warning, duration, step_line
 from aocr_torch.training.profile import trace_steps
 from aocr_torch.training.shortage import explain_shortage
@@ -166,6 +166,8 @@ def _run_steps(
             _evaluate_and_keep_best(training, eval_dataset, checkpoints, log)
         return
     batches = _batches(training, dataset)
+    if eval_dataset is not None:
+        eval_loader(eval_dataset, training.config, training.device)  # is there memory for it beside the training's?
     watch = Stopwatch(training.step)
     records = _Records(dataset, [str(error) for error in dataset.shards.bad])
     saved_step = -1
@@ -280,8 +282,7 @@ def _batches(training: Training, dataset: FSNSDataset) -> Iterator[list[dict[str
             augmentation=training.workers_augmentation(),
         )
     )
-    while True:
-        yield [next(loader) for _ in range(config.optim.accumulate_steps)]
+    return iter(lambda: [next(loader) for _ in range(config.optim.accumulate_steps)], None)
 
 
 def _should_stop(step: int, stop: StopRequest) -> bool:

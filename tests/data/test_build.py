@@ -180,6 +180,10 @@ def test_nothing_is_overwritten_by_accident(tmp_path):
         with pytest.raises(BuildError, match="was not written by make_tfrecords"):
             build(listing, tmp_path / "photos", parameters(), processes=1, force=force)
     assert files(out) == before
+    (out / "runs").mkdir()
+    with pytest.raises(BuildError, match="is replaced as a whole, and runs in it is none of its own"):
+        build(listing, out, parameters(image_height=20), processes=1, force=True)
+    (out / "runs").rmdir()
     build(listing, out, parameters(image_height=20), processes=1, force=True)
     assert files(out) != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "photos"]

@@ -55,6 +55,7 @@ def folder(tmp_path):
         ("t*/t*-00000", ["test/test-00000", "train/train-00000"]),
         ("extra/part[1]", ["extra/part[1]"]),
         ("{folder}/test/test-0*", ["test/test-00000"]),
+        ("**/**/test-0*", ["test/test-00000"]),
     ],
 )
 def test_find_shards(folder, split_name, expected):

@@ -50,7 +50,11 @@ def test_every_format(name, content, tmp_path):
         ("l.tsv", "\ttext", "l.tsv:2: the path is empty"),
         ("l.tsv", "a.png\tother", "l.tsv:2: a.png is already listed at l.tsv:1"),
         ("l.tsv", "./a.png\tfirst", "l.tsv:2: ./a.png is already listed at l.tsv:1"),
-        ("l.tsv", "b.png\tone\x07two", "l.tsv:2: the label of b.png holds the control character U+0007"),
+        ("l.tsv", "b.png\tCaf\ufffd", "l.tsv:2: the label of b.png was damaged by a conversion: it holds U+FFFD"),
+        ("l.tsv", "b.png\tRue\u200bX", "holds U+200B, which cannot be seen"),
+        ("l.tsv", "in/../a.png\tRue", "in/../a.png is already listed at l.tsv:1"),
+        ("l.jsonl", '{"path": "b.png", "text": 75}', "found the keys 'path' (str), 'text' (int)"),
+        ("l.tsv", "b.png\tone\x07two", "l.tsv:2: the label of b.png holds U+0007, which cannot be seen"),
         ("l.tsv", b"b.png\tcaf\xe9", "l.tsv:2: the label of b.png is not UTF-8"),
         ("l.csv", 'b.png,"never closed', "l.csv:2: a quoted field is not closed"),
         ("l.csv", "b.png,one,two", "l.csv:2: found 3 column(s) between ','"),
@@ -60,7 +64,7 @@ def test_every_format(name, content, tmp_path):
         ("l.jsonl", '{"path": "b.png", "text": 5}', "l.jsonl:2: expected the strings path and text, found the keys"),
         ("l.jsonl", '{"words": "b"}', "found the keys 'words'"),
         ("l.jsonl", '{"path": "", "text": "b"}', "l.jsonl:2: the path is empty"),
-        ("l.jsonl", '{"path": "b.png", "text": "a\\nb"}', "holds the control character U+000A"),
+        ("l.jsonl", '{"path": "b.png", "text": "a\\nb"}', "holds U+000A, which cannot be seen"),
     ],
 )
 def test_a_bad_line_costs_that_line(name, bad, problem, tmp_path):

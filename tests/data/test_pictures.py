@@ -50,6 +50,9 @@ def test_grey_of_every_depth_is_the_same(rgb):
         assert np.array_equal(pixels(source), expected)
     assert np.array_equal(pixels(opened_by_old_pillow), expected)
     assert np.array_equal(pixels(Image.fromarray(grey.astype(np.float32))), expected)
+    wide = io.BytesIO()
+    Image.fromarray(grey.astype(np.int32)).save(wide, "TIFF")  # bytes in a form that holds more
+    assert np.array_equal(pixels(wide.getvalue()), expected)
     assert np.array_equal(pixels(grey > 99), np.repeat((grey > 99)[:, :, None], 3, 2) * np.uint8(255))
 
 
@@ -233,6 +236,16 @@ def test_find_pictures(tmp_path):
     assert [path.relative_to(tmp_path) for path in find_pictures(tmp_path)] == [
         *map(Path, ("a.png", "b.JPG", "in/c.tiff"))
     ]
+
+
+def test_folders_behind_links_are_found_once(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.png").touch()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / "once more").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "round").symlink_to(tmp_path / "in")
+    assert find_pictures(tmp_path / "in") == [tmp_path / "in" / "link" / "a.png"]
 
 
 def test_names_that_break_lines_are_escaped():

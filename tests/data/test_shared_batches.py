@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from aocr_torch.data.shared_batches import SharedBatches, as_it_is
+from aocr_torch.data.shared_batches import SharedBatches, SharedMemoryError, as_it_is
 
 SHAPE = (3, 2, 4, 3)  # B H W channels
 PLACES = 4  # two on the way, one in use, one just come
@@ -79,3 +79,9 @@ def test_workers_that_live_on_serve_again():
     for _ in range(2):
         for number, batch in enumerate(loader):
             require(batch, number)
+
+
+def test_too_little_shared_memory_is_one_line():
+    message = r"^\d+ MB of shared memory .*: give fewer --num_workers .* \(docker run --shm-size=8g\)$"
+    with pytest.raises(SharedMemoryError, match=message):
+        SharedBatches(batch_of, 2, PLACES, (1 << 40, 2, 4, 3))

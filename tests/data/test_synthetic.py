@@ -114,6 +114,14 @@ def test_a_folder_with_anything_else_is_never_replaced(tmp_path, content):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def test_what_else_lies_in_the_folder_is_never_lost(tmp_path):
+    synthesize(tmp_path, TINY, processes=1)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(SynthesisError, match="is replaced as a whole, and runs in it is none of its own"):
+        synthesize(tmp_path, replace(TINY, seed=1), processes=1, force=True)
+    assert (tmp_path / "runs").exists()
+
+
 def test_an_interrupted_call_leaves_nothing(tmp_path):
     def interrupt(count):
         raise KeyboardInterrupt
