@@ -69,15 +69,31 @@ def copy_back(results: Path, address: str, is_last: bool) -> None:
 
 def mirror(results: Path, address: str) -> None:
     """Copies links to the results, as the training renames and removes its files meanwhile."""
-    import moxing
-
     with tempfile.TemporaryDirectory(dir=results.parent) as folder:
         links = Path(folder) / "results"
-        shutil.copytree(results, links, copy_function=os.link, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(results, links, copy_function=link, ignore=shutil.ignore_patterns(".*"))
         copy(str(links), address)
+        prune(address, {path.name for path in links.iterdir()})
+
+
+def link(source: str, target: str) -> None:
+    """A link to a file, or a copy where the disk has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def prune(address: str, kept: set[str]) -> None:
+    """Removes checkpoints from OBS that are not kept any more."""
+    import moxing
+
+    try:
         for name in moxing.file.list_directory(address):
-            if re.fullmatch(r"checkpoint-\d+\.pth", name) and not (links / name).exists():
+            if re.fullmatch(r"checkpoint-\d+\.pth", name) and name not in kept:
                 moxing.file.remove(f"{address.rstrip('/')}/{name}")
+    except Exception as error:  # the results are there: nothing is lost by more of them
+        print(f"warning: old checkpoints stay in {address}: {error}", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str], mode: str = "acc") -> int:

@@ -38,10 +38,9 @@ def save(path: str | Path, state: dict[str, Any]) -> None:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        # torch.save covers an error of the disk with one of its archive.
-        reason = error if isinstance(error, OSError) else error.__context__
-        if not isinstance(reason, OSError):
+    except RuntimeError as error:
+        reason = error.__context__
+        if not isinstance(reason, OSError):  # torch.save covers an error of the disk with one of its archive
             raise
         raise OSError(reason.errno, reason.strerror, str(path)) from error
 
