@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from aocr_torch.config import Config
+from aocr_torch.data.charset import Charset
 from aocr_torch.data.pictures import PictureError
 from aocr_torch.model.ocr import AttentionOCR
-from aocr_torch.predict import Predictor, Reader
+from aocr_torch.predict import Predictor, Reader, readings_of
 from aocr_torch.training import checkpoint
 from aocr_torch.training.checkpoint import CheckpointError
 from aocr_torch.training.evaluate import evaluate, open_dataset
@@ -314,3 +315,30 @@ def test_tool_wrong_commands(tool, arguments, message, tiny_checkpoint, monkeypa
 def test_bytes_are_pictures_too(predictor, pictures):
     stream = io.BytesIO(pictures[0].read_bytes())
     assert_same(predictor([stream.getvalue()])[0], predictor([pictures[0]])[0])
+
+
+def test_scores_and_attention_are_those_of_the_characters_where_a_null_stands_before_them():
+    null, config = tiny.CHARSET.null_id, Config().replace(**tiny.FLAGS)
+    answer = {
+        "ids": np.array([[null, 1, null, 2]]),
+        "scores": np.array([[0.1, 0.2, 0.3, 0.4]], np.float32),
+        "log_probability": np.zeros(1, np.float32),
+        "confidence": np.ones(1, np.float32),
+        "attention": np.arange(8, dtype=np.float32).reshape(1, 4, 2),
+    }
+    pixels = np.zeros((1, config.data.image_height, config.data.image_width, 3), np.uint8)
+    (reading,) = readings_of(answer, pixels, config, (2, 1, 1), tiny.CHARSET)
+    assert reading.text == "ab"
+    assert reading.character_confidences == pytest.approx((0.2, 0.4))
+    assert reading.attention.reshape(2, 2).tolist() == [[2, 3], [6, 7]]
+
+
+def test_a_charset_that_is_given_wins(tiny_checkpoint, tmp_path):
+    other = Charset.from_characters(" vwxyz")
+    other.save(tmp_path / "charset.txt")
+    assert Predictor(tiny_checkpoint, charset=tmp_path / "charset.txt").charset == other
+
+
+def test_one_array_is_no_list_of_pictures(tiny_checkpoint):
+    with pytest.raises(TypeError, match="found one ndarray, expected a list of pictures"):
+        Predictor(tiny_checkpoint)(np.zeros((48, 96, 3), np.uint8))

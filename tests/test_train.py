@@ -164,3 +164,11 @@ def test_a_charset_that_contradicts_the_texts_is_said(main, tmp_path, capsys):
     charset.write_text("\n".join(turned) + "\n", encoding="utf-8")
     assert main(flags(**options, train_log_dir=tmp_path / "wrong")) == 0
     assert "warning: 11 of the first 11 records have another text in image/text than" in capsys.readouterr().out
+
+
+def test_overfitting_many_records_keeps_the_batch_size():
+    from train import Train, overfitting
+
+    config = Config().replace(batch_size=4)
+    assert overfitting(config, Train(overfit=100)).data.batch_size == 4
+    assert overfitting(config, Train(overfit=3)).data.batch_size == 3

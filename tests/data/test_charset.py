@@ -133,3 +133,32 @@ def test_the_real_charset_prints_what_the_reference_prints(reference):
         text = record["features"]["image/text"]["value"][0]
         assert charset.decode(label) == record["reference_decode"]["text_from_label"]
         assert charset.encode(text, 37) == label
+
+
+def test_a_space_in_the_last_line_of_the_file_stays(tmp_path):
+    (tmp_path / "charset.txt").write_text("0\ta\n1\t<nul>\n2\t \n")
+    assert Charset.from_file(tmp_path / "charset.txt").characters == ("a", "<nul>", " ")
+
+
+def test_a_character_that_ends_a_line_is_refused():
+    for character in "\r\n":
+        with pytest.raises(CharsetError, match="expected one character"):
+            Charset.from_characters(["a", character])
+
+
+@pytest.mark.parametrize("identifier", ["\u00b2", "\u0662"])  # a superscript and an Arabic two: digits to str.isdigit
+def test_an_id_in_other_digits_is_refused(tmp_path, identifier):
+    (tmp_path / "charset.txt").write_text(f"0\ta\n1\t<nul>\n{identifier}\tb\n", encoding="utf-8")
+    with pytest.raises(CharsetError, match="line 3 is"):
+        Charset.from_file(tmp_path / "charset.txt")
+
+
+def test_characters_that_share_an_id_in_fsns():
+    groups = {}
+    for identifier, character in Charset.fsns().lines:
+        groups.setdefault(identifier, set()).add(character)
+    assert {i: "".join(sorted(each)) for i, each in groups.items() if len(each) > 1} == {
+        2: "'\u2018\u2019",
+        17: "-\u2014",
+        51: '"\u201c\u201d',
+    }

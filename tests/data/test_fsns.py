@@ -310,3 +310,35 @@ def test_real_records_written_again(real_dataset, golden):
             assert features[name].WhichOneof("kind") == expected["kind"]
             assert len(getattr(features[name], expected["kind"]).value) == expected["count"]
         assert len(written) == record["payload_bytes"]
+
+
+def test_labels_stand_beside_their_pictures(make_dataset):
+    payloads = [example(number) for number in range(5)]
+    batch = make_dataset(payloads).batch([3, 0, 4])
+    for place, number in enumerate((3, 0, 4)):
+        assert torch.equal(batch["image"][place], torch.from_numpy(pixels(number)))
+        text = "abcdefghij"[number % 10] * (1 + number % LENGTH)
+        assert batch["label"][place].tolist() == CHARSET.encode(text, LENGTH)
+
+
+def test_more_records_asked_for_than_there_are(make_dataset):
+    assert len(make_dataset([example(n) for n in range(3)], num_records=100)) == 3
+
+
+def test_no_warning_where_no_record_has_a_text_or_half_of_them_differ(make_dataset):
+    def with_text(payload, *texts):
+        message = Example.FromString(payload)
+        del message.features.feature["image/text"]
+        message.features.feature["image/text"].bytes_list.value.extend(texts)
+        return message.SerializeToString()
+
+    payloads = [example(number) for number in range(4)]
+    assert make_dataset([with_text(each) for each in payloads]).charset_warning() is None
+    half = [with_text(each, b"other") if n % 2 else each for n, each in enumerate(payloads)]
+    assert make_dataset(half).charset_warning() is None
+
+
+def test_a_folder_with_characters_of_a_pattern(tmp_path):
+    (tmp_path / "set[1]" / "train").mkdir(parents=True)
+    (tmp_path / "set[1]" / "train" / "train-00000").touch()
+    assert [path.name for path in find_shards(tmp_path / "set[1]", "train")] == ["train-00000"]

@@ -326,3 +326,21 @@ def test_what_is_read_next_is_told_to_the_system(shard, monkeypatch):
     shards.read_ahead([2, 0])
     shard.unlink()
     Shards.read_ahead(pickle.loads(pickle.dumps(shards)), [1])
+
+
+def test_a_record_cut_off_in_its_data_says_that_the_file_ends(tmp_path):
+    write_shard(tmp_path / "train-00000", [b"x" * 40])
+    shards = Shards([tmp_path / "train-00000"])
+    os.truncate(tmp_path / "train-00000", 30)
+    with pytest.raises(RecordError, match="the file ends after 30 of 56 bytes"):
+        shards.read(0)
+
+
+def test_an_index_newer_than_the_shard_is_built_again(tmp_path):
+    shard = tmp_path / "train-00000"
+    write_shard(shard, [b"abc", b"d"])
+    Shards([shard])
+    write_shard(shard, [b"d", b"abc"])  # as long, and copied with the time of an older file
+    os.utime(shard, ns=(1, 1))
+    shards = Shards([shard])
+    assert [shards.read(0), shards.read(1)] == [b"d", b"abc"]

@@ -10,6 +10,7 @@ import torch
 
 import convert_inception
 from aocr_torch.config import Data, Model
+from aocr_torch.data.charset import Charset
 from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
 from aocr_torch.interop.tf_names import tf_variables_from_state
@@ -244,3 +245,12 @@ def test_an_adam_checkpoint_has_no_momentum(tmp_path, trained, capsys):
     torch.save({**state, "config": {"optimizer": "adam"}}, tmp_path / "x.pth")
     export_tf.main([str(tmp_path / "x.pth")])
     assert "no Momentum slots (the checkpoint has none)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("characters", ["abc", "abcde"])
+def test_a_charset_of_another_size_does_not_travel_along(tmp_path, characters):
+    model = AttentionOCR(SMALL, Model(final_endpoint="Conv2d_1a_3x3", num_lstm_units=4), 5)
+    write_checkpoint(tmp_path / "x", tf_variables_from_state(model.state_dict()))
+    Charset.from_characters(characters).save(tmp_path / "charset.txt")
+    with pytest.raises(CheckpointError, match=rf"has {len(characters) + 1} classes, the model 5: not its charset"):
+        convert_inception.main([str(tmp_path / "x"), f"--charset={tmp_path}/charset.txt"])

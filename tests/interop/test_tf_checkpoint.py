@@ -7,7 +7,7 @@ import pytest
 from aocr_torch.files import CheckpointError, masked_crc
 from aocr_torch.interop.tf_checkpoint import open_checkpoint, write_checkpoint
 from aocr_torch.interop.tf_messages import MESSAGES, slice_key
-from aocr_torch.interop.tf_table import pack_table
+from aocr_torch.interop.tf_table import Table, pack_table
 
 PARTS = [((0, 1), (0, None), (0, None), (0, None)), ((1, 2), (0, None), (0, None), (0, None))]
 SCOPE = "AttentionOcr_v1/conv_tower_fn/INCE/"
@@ -314,3 +314,78 @@ def test_golden_bundle_is_written_again_byte_for_byte(reference, tmp_path):
     data, _ = write_checkpoint(tmp_path / "again", values)
     original = folder / "model.ckpt-123.data-00000-of-00001"
     assert hashlib.sha256(data.read_bytes()).digest() == hashlib.sha256(original.read_bytes()).digest()
+
+
+def test_slices_that_cover_more_than_the_variable(tmp_path, craft):
+    value = {"v": np.arange(12, dtype=np.float32).reshape(4, 3)}
+    overlapping = {"v": [((0, 3), (0, None)), ((2, 2), (0, None))]}  # everything, row 2 twice
+    craft.v2_bundle(tmp_path / "x", value, overlapping)
+    with pytest.raises(CheckpointError, match="do not cover"):
+        open_checkpoint(tmp_path / "x").tensor("v")
+
+
+def test_a_crc_of_zero_is_a_crc(tmp_path):
+    value = np.arange(6, dtype=np.float32)
+    write_checkpoint(tmp_path / "x", {"v": value})
+    entries = dict((k, bytes(v)) for k, v in Table(tmp_path / "x.index").items())
+    entry = MESSAGES["BundleEntry"].FromString(entries[b"v"])
+    entry.ClearField("crc32c")
+    entries[b"v"] = entry.SerializeToString()
+    (tmp_path / "x.index").write_bytes(pack_table(sorted(entries.items())))
+    with pytest.raises(CheckpointError, match="crc of v"):
+        open_checkpoint(tmp_path / "x").tensor("v")
+
+
+def test_a_slice_of_another_type_and_the_same_size(tmp_path, craft):
+    value = {"v": np.arange(12, dtype=np.float32).reshape(4, 3)}
+    halves = {"v": [((0, 2), (0, None)), ((2, 2), (0, None))]}
+    craft.v2_bundle(tmp_path / "x", value, halves)
+    entries = dict(craft.read_table(tmp_path / "x.index"))
+    key = slice_key("v", halves["v"][0])
+    entry = MESSAGES["BundleEntry"].FromString(entries[key])
+    entry.dtype = 3  # int32: as many bytes
+    entries[key] = entry.SerializeToString()
+    (tmp_path / "x.index").write_bytes(pack_table(sorted(entries.items())))
+    with pytest.raises(CheckpointError, match="disagrees with it on type or shape"):
+        open_checkpoint(tmp_path / "x").tensor("v")
+
+
+def test_v1_slices_filed_under_each_others_keys(tmp_path, craft):
+    halves = {"v": [((0, 2), (0, None)), ((2, 2), (0, None))]}
+    data = craft.v1_table({"v": np.arange(12, dtype=np.float32).reshape(4, 3)}, halves)
+    (tmp_path / "x").write_bytes(data)
+    entries = dict(craft.read_table(tmp_path / "x"))
+    first, second = (slice_key("v", extents) for extents in halves["v"])
+    entries[first], entries[second] = entries[second], entries[first]
+    (tmp_path / "x").write_bytes(pack_table(sorted(entries.items())))
+    with pytest.raises(CheckpointError, match="under its key lies something else"):
+        open_checkpoint(tmp_path / "x").tensor("v")
+
+
+def test_v1_values_that_end_in_the_middle_of_a_number(tmp_path, craft):
+    (tmp_path / "x").write_bytes(craft.v1_table({"v": np.arange(6, dtype=np.float32)}))
+    entries = dict(craft.read_table(tmp_path / "x"))
+    key = slice_key("v", ((0, None),))
+    entry = MESSAGES["SavedTensorSlices"].FromString(entries[key])
+    entry.data.data.float_val += b"\0"
+    entries[key] = entry.SerializeToString()
+    (tmp_path / "x").write_bytes(pack_table(sorted(entries.items())))
+    with pytest.raises(CheckpointError, match="it holds 6 values"):
+        open_checkpoint(tmp_path / "x").tensor("v")
+
+
+def test_v1_shards_that_disagree_on_the_shape(tmp_path, craft):
+    upper = craft.v1_table({"v": np.zeros((4, 3), np.float32)}, {"v": [((0, 2), (0, None))]})
+    lower = craft.v1_table({"v": np.zeros((5, 3), np.float32)}, {"v": [((2, 2), (0, None))]})
+    (tmp_path / "x-00000-of-00002").write_bytes(upper)
+    (tmp_path / "x-00001-of-00002").write_bytes(lower)
+    with pytest.raises(CheckpointError, match="its shards disagree on type or shape"):
+        open_checkpoint(tmp_path / "x")
+
+
+def test_a_data_shard_that_lacks_its_last_byte(tmp_path):
+    write_checkpoint(tmp_path / "x", {"v": np.arange(6, dtype=np.float32)})
+    data = tmp_path / "x.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="truncated or damaged"):
+        open_checkpoint(tmp_path / "x").tensor("v")

@@ -93,3 +93,18 @@ def test_saved_model(tmp_path):
     for path in (tmp_path, tmp_path / "saved_model.pb"):
         with pytest.raises(CheckpointError, match="SavedModel"):
             locate(path)
+
+
+def test_a_copied_folder_comes_before_the_one_that_it_was_copied_from(tmp_path):
+    for name in ("old", "copy"):
+        (tmp_path / name).mkdir()
+        write_checkpoint(tmp_path / name / "model.ckpt-3", {"v": np.float32(3)})
+    (tmp_path / "copy" / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path}/old/model.ckpt-3"')
+    assert locate(tmp_path / "copy").path == tmp_path / "copy" / "model.ckpt-3"
+
+
+def test_v1_shards_of_two_checkpoints(tmp_path):
+    for name in ("x-00000-of-00002", "x-00001-of-00003"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(CheckpointError, match="do not make one whole checkpoint"):
+        locate(tmp_path / "x")

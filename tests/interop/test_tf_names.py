@@ -326,3 +326,40 @@ def test_golden_deep_endpoints(reference):
     for endpoint, key in (("Mixed_6e", "mixed_6e"), ("Mixed_7c", "mixed_7c")):
         expected = torch.from_numpy(golden[key]).permute(0, 3, 1, 2)
         assert float((maps[endpoint] - expected).norm() / expected.norm()) < 1e-5
+
+
+def test_the_public_inception_ends_at_mixed_5d_however_deep_the_file_goes():
+    tower = InceptionTower("Mixed_6a", 1, True).state_dict()
+    variables = tf_variables_from_state({f"tower.{name}": value for name, value in tower.items()})
+    report = plan_conversion({name: (str(v.dtype), v.shape) for name, v in variables.items()})
+    assert (report.kind, report.final_endpoint, report.error) == ("Inception-v3", "Mixed_5d", None)
+    assert "behind Mixed_5d" in report.ignored.values()
+
+
+def test_one_gamma_that_is_not_one_cannot_be_exported():
+    tower = {f"tower.{n}": v.clone() for n, v in InceptionTower("Conv2d_1a_3x3", 1, True).state_dict().items()}
+    tower["tower.Conv2d_1a_3x3.bn.weight"][3] = 0.5
+    with pytest.raises(CheckpointError, match="is not 1"):
+        tf_variables_from_state(tower)
+
+
+def test_a_kernel_of_another_size_is_not_torchvisions():
+    tower = InceptionTower("Mixed_7c", 1, True).state_dict()
+    tower["Conv2d_1a_3x3.conv.weight"] = torch.zeros(32, 3, 5, 5)
+    with pytest.raises(CheckpointError, match=r"found shape \(32, 3, 5, 5\), expected \(32, 3, 3, 3\)"):
+        tower_state_from_torchvision(tower)
+
+
+def test_momentum_of_an_inception_is_not_taken():
+    tower = InceptionTower("Conv2d_1a_3x3", 1, True).state_dict()
+    state = {f"tower.{name}": value for name, value in tower.items()}
+    variables = tf_variables_from_state(state, {"tower.Conv2d_1a_3x3.conv.weight": torch.ones(32, 3, 3, 3)})
+    report = plan_conversion({n: (str(v.dtype), v.shape) for n, v in variables.items()}, "Conv2d_1a_3x3")
+    assert report.momentum_matched == []
+    assert "InceptionV3/Conv2d_1a_3x3/weights/Momentum" in report.ignored
+
+
+def test_step_0_is_a_step():
+    tower = InceptionTower("Conv2d_1a_3x3", 1, True).state_dict()
+    variables = tf_variables_from_state({f"tower.{name}": value for name, value in tower.items()}, step=0)
+    assert variables["global_step"] == 0

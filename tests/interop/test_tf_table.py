@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from aocr_torch.files import CheckpointError
-from aocr_torch.interop.tf_table import Table, pack_table, read_varint, write_varint
+from aocr_torch.interop.tf_table import Table, _pack_block, pack_table, read_varint, write_varint
 
 
 @pytest.fixture
@@ -135,3 +135,36 @@ def test_every_flipped_bit_is_noticed_or_harmless(tmp_path, entries):
         except CheckpointError:
             pass
     assert harmless <= 40  # only the padding of the footer is covered by no CRC
+
+
+def test_a_key_that_stands_in_two_blocks(tmp_path, craft):
+    block = craft.with_crc(b"\0\1\1ab" + struct.pack("<II", 0, 1))
+    handles = [bytes([place, len(block) - 5]) for place in (0, len(block))]
+    body = b"".join(b"\0\1" + bytes([len(h)]) + key + h for key, h in zip((b"a", b"b"), handles))
+    out, footer = block * 2, b""
+    for each in (struct.pack("<II", 0, 1), body + struct.pack("<II", 0, 1)):
+        footer += bytes([len(out), len(each)])
+        out += craft.with_crc(each)
+    (tmp_path / "x").write_bytes(out + footer.ljust(40, b"\0") + struct.pack("<Q", 0xDB4775248B80FB57))
+    with pytest.raises(CheckpointError, match="places elsewhere"):
+        list(Table(tmp_path / "x").items())
+
+
+def test_every_restart_of_a_written_block_is_an_entry_with_its_whole_key():
+    """TensorFlow seeks through the restarts; our reader does not look at them."""
+    keys = [b"variable/%04d" % number for number in range(40)]
+    packed = _pack_block([(key, b"value") for key in keys], 16)
+    size = len(packed) - 5
+    (count,) = struct.unpack("<I", packed[size - 4 : size])
+    restarts = struct.unpack(f"<{count}I", packed[size - 4 - 4 * count : size - 4])
+    assert count == 3
+    for restart, key in zip(restarts, keys[::16]):
+        shared, place = read_varint(memoryview(packed), restart)
+        length, place = read_varint(memoryview(packed), place)
+        _, place = read_varint(memoryview(packed), place)
+        assert (shared, packed[place : place + length]) == (0, key)
+
+
+def test_a_varint_of_71_bits():
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        read_varint(memoryview(b"\xff" * 10 + b"\1"), 0)

@@ -9,6 +9,7 @@ from tiny import CHARSET, FLAGS
 
 from aocr_torch.config import Config
 from aocr_torch.model.ocr import AttentionOCR
+from aocr_torch.training import checkpoint
 from aocr_torch.training.checkpoint import CheckpointError, Checkpoints, build_model, load, load_model, load_tower, save
 
 
@@ -149,3 +150,14 @@ def test_evaluation_takes_the_average_of_the_weights():
     built = build_model(state, config(ema_decay=0.9), CHARSET, "x")
     assert all((p == 0.5).all() for p in built.parameters() if p.requires_grad)
     assert not built.training
+
+
+def test_a_checkpoint_of_a_later_format_is_refused(tmp_path):
+    checkpoint.save(tmp_path / "x.pth", {"format": "aocr_torch/2", "model": {}})
+    with pytest.raises(CheckpointError, match="has format 'aocr_torch/2', expected 'aocr_torch/1'"):
+        checkpoint.load(tmp_path / "x.pth")
+
+
+def test_half_precision_in_a_file_is_float32_once_read(tmp_path):
+    checkpoint.save(tmp_path / "x.pth", {"model": {"w": torch.ones(2, dtype=torch.float16)}})
+    assert checkpoint.load(tmp_path / "x.pth")["model"]["w"].dtype == torch.float32

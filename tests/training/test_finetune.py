@@ -100,3 +100,21 @@ def test_models_that_do_not_belong_together():
         remap_charset_rows(state, OLD, OLD, fresh)
     with pytest.raises(ValueError, match="found nothing"):
         remap_charset_rows({"decoder.classifier.bias": torch.zeros(6)}, OLD, OLD[1:], fresh)
+
+
+def test_the_bias_of_the_projection_goes_along():
+    data = Data(image_height=48, image_width=96, num_views=2, max_sequence_length=4)
+
+    def build(classes):
+        return AttentionOCR(data, Model(final_endpoint="Conv2d_2a_3x3", num_lstm_units=4), classes)
+
+    old, fresh = build(3).state_dict(), build(5).state_dict()
+    old["decoder.input_projection.bias"] = torch.tensor([1.0, 2.0, 3.0])
+    state, *_ = remap_charset_rows(old, ["a", "b", "<nul>"], ["a", "b", "c", "d", "<nul>"], fresh)
+    assert state["decoder.input_projection.bias"][:3].tolist() == [1.0, 2.0, 3.0]
+    # One feature less: the bias counts in what moves the cell.
+    old["decoder.cell.linear.weight"][:, :3] = 1.0
+    old["decoder.input_projection.weight"][:] = 1e-3
+    old["decoder.input_projection.bias"] = torch.tensor([0.0, 2.0, 3.0])
+    state, *_ = remap_charset_rows(old, ["a", "b", "<nul>"], ["a", "<nul>"], build(2).state_dict())
+    assert state["decoder.input_projection.bias"].tolist() == [2.0, 3.0]

@@ -105,7 +105,7 @@ def test_other_ranks_and_no_folder_write_nothing(tmp_path, capsys, arguments):
 def test_a_terminal_gets_a_progress_bar(tmp_path):
     code = (
         "import sys; from aocr_torch.training.log import Log\n"
-        "log = Log(sys.argv[1], True, total_steps=10); log.advance(4); log.line('hello'); log.close()"
+        "log = Log(sys.argv[1], True, total_steps=10); log.advance(2); log.advance(4); log.line('hello'); log.close()"
     )
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -133,3 +133,15 @@ def test_warning_of_a_young_average():
     assert not warning(0)  # nothing trained here: converted weights
     assert not warning(20_000)
     assert not warning(500, batch_norm_decay=0.99)
+
+
+def test_a_resumed_training_purges_the_steps_of_tensorboard_that_it_repeats(tiny_dataset, tmp_path):
+    log = Log(str(tmp_path), True)
+    for step in (1, 2, 3):
+        log.scalars(step, {"loss": float(step)})
+    log.close()
+    log = Log(str(tmp_path), True, first_step=1)  # the checkpoint was of step 1
+    log.scalars(2, {"loss": 20.0})
+    log.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [(1, 1.0), (2, 20.0)]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny import CHARSET, flags, spoil, write
 
+from aocr_torch import device as devices
 from aocr_torch.config import Config, ConfigError, parse_arguments
+from aocr_torch.data.loader import TrainBatchSampler
 from aocr_torch.data.records import RecordError
 from aocr_torch.files import CHECKPOINT_FORMAT
 from aocr_torch.training import checkpoint, loop
+from aocr_torch.training import evaluate as module
 from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.loop import stop_on_signals, train
 from aocr_torch.training.state import NonFiniteError, Training
@@ -579,3 +583,126 @@ def test_eval_without_checkpoint():
     result = run_program("eval.py")
     assert result.returncode == 2
     assert result.stderr.startswith("error: no checkpoint: give --ckpt FILE")
+
+
+def broken_from(monkeypatch, step):
+    monkeypatch.setattr(devices, "is_host", lambda device: False)
+    original = Training._sequence_loss
+
+    def broken(self, batch):
+        return original(self, batch) * (float("nan") if self.step == step else 1)
+
+    monkeypatch.setattr(Training, "_sequence_loss", broken)
+
+
+def test_nothing_that_is_not_finite_is_saved_between_two_log_lines(tiny_dataset, tmp_path, monkeypatch):
+    broken_from(monkeypatch, 2)
+    changes = {"log_interval_steps": 100, "save_interval_steps": 2, "max_number_of_steps": 6, "batch_size": 2}
+    with pytest.raises(NonFiniteError, match="step 3 is not finite"):
+        train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, **changes))
+    assert [path.name for path in checkpoint.Checkpoints(tmp_path).all()] == ["checkpoint-00000002.pth"]
+
+
+def test_nothing_that_is_not_finite_is_saved_on_a_signal(tiny_dataset, tmp_path, monkeypatch):
+    broken_from(monkeypatch, 1)
+    step = Training.train_step
+
+    def stop_at_three(self, *arguments, **options):
+        out = step(self, *arguments, **options)
+        if self.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return out
+
+    monkeypatch.setattr(Training, "train_step", stop_at_three)
+    changes = {"log_interval_steps": 100, "max_number_of_steps": 50, "batch_size": 2}
+    with pytest.raises(NonFiniteError, match="step 2 is not finite"):
+        train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, **changes))
+    assert checkpoint.Checkpoints(tmp_path).newest() is None
+
+
+def test_best_is_the_first_of_the_highest_strict_accuracy(tiny_dataset, tmp_path, monkeypatch):
+    accuracies = iter([0.25, 0.25, 0.125])
+
+    def answers(*_):
+        return {"StrictSequenceAccuracy": next(accuracies), "SequenceAccuracy": 0.5}
+
+    monkeypatch.setattr(loop, "_evaluate", answers)
+    changes = {"max_number_of_steps": 3, "eval_interval_steps": 1}
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, **changes)) == 0
+    best = checkpoint.load(tmp_path / "best.pth")
+    assert (best["best"], best["step"]) == (0.25, 1)
+
+
+def test_an_evaluation_on_the_way_is_of_the_average_with_todays_batch_norm(tiny_dataset, tmp_path, monkeypatch):
+    models = []
+    original = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda model, *rest: models.append(model) or original(model, *rest))
+    changes = {"max_number_of_steps": 3, "eval_interval_steps": 1, "ema_decay": 0.9, "save_interval_steps": 1}
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, **changes)) == 0
+    state = checkpoint.load(tmp_path)
+    found = models[-1].state_dict()
+    for name, value in state["ema"]["averages"].items():
+        assert torch.equal(found[name], value), name
+    for name, value in state["model"].items():
+        assert "running" not in name or torch.equal(found[name], value), name
+
+
+def test_numbers_of_a_log_line_are_of_all_steps_since_the_last(tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Stopwatch, "lap", lambda self, step: (8.0, 0.5, 4))
+    changes = {"max_number_of_steps": 8, "log_interval_steps": 4, "batch_size": 2, "accumulate_steps": 3}
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, **changes)) == 0
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    values = next(line for line in lines if line.get("step") == 4)
+    assert values["seconds_per_step"] == 2
+    assert values["images_per_second"] == 2 * 3 / 2
+    assert values["seconds_left"] == 4 * 2
+    assert "(2.000 sec/step)" in (tmp_path / "train.log").read_text()
+
+
+def test_eval_reads_all_records_of_its_split_whatever_the_training_was_given(tiny_dataset, tmp_path, capsys):
+    import eval as program
+
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, num_records=3, max_number_of_steps=1)
+    assert train(config) == 0
+    capsys.readouterr()
+    assert program.main(["--ckpt", str(tmp_path), "--device=cpu"]) == 0
+    assert "7 of 7 records, 0 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stop_early", [False, True])
+def test_eval_stops_early_only_where_asked(tiny_checkpoint, monkeypatch, stop_early):
+    import eval as program
+
+    endings = []
+    original = module.evaluate
+    monkeypatch.setattr(
+        module, "evaluate", lambda model, *a, **k: endings.append(model.decoder.ending) or original(model, *a, **k)
+    )
+    assert program.main([f"--ckpt={tiny_checkpoint}", "--device=cpu", *["--stop_early"] * stop_early]) == 0
+    assert endings == [CHARSET.null_id if stop_early else None]
+
+
+def watch_indices(monkeypatch) -> list[list[int]]:
+    """What becomes the records of each step."""
+    indices, original = [], Training.train_step
+
+    def watched(self, group, **options):
+        indices.append(group[0]["index"].tolist())
+        return original(self, group, **options)
+
+    monkeypatch.setattr(Training, "train_step", watched)
+    return indices
+
+
+def test_an_echo_repeats_records_in_a_training(tiny_dataset, tmp_path, monkeypatch):
+    indices = watch_indices(monkeypatch)
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path / "log", max_number_of_steps=4)
+    assert train(config.replace(echo=2, decoded_cache_dir=str(tmp_path / "cache"))) == 0
+    expected = islice(TrainBatchSampler(11, 4, seed=0, echo=2), 4)
+    assert indices == [[index for _, index in batch] for batch in expected]
+
+
+def test_the_seed_orders_the_records_of_a_training(tiny_dataset, tmp_path, monkeypatch):
+    indices = watch_indices(monkeypatch)
+    assert train(configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, seed=5, max_number_of_steps=2)) == 0
+    assert indices == [[index for _, index in batch] for batch in islice(TrainBatchSampler(11, 4, seed=5), 2)]

@@ -278,3 +278,11 @@ def test_the_average_of_another_model_is_refused():
     other = ExponentialMovingAverage(nn.Sequential(nn.Linear(3, 2)), 0.9)
     with pytest.raises(ValueError, match=r"averaged weight 1.bias: found shape none, expected \(2,\)"):
         average.load_state_dict(other.state_dict())
+
+
+def test_the_average_is_of_the_masters():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = ExponentialMovingAverage(model, 0.5)
+    average.update(model, lambda weight: torch.full_like(weight, 10.0))
+    assert average.state_dict()["averages"]["weight"].item() == pytest.approx(9.0)  # d = 1 / 10

@@ -14,6 +14,7 @@ import eval as evaluation
 from aocr_torch.config import Config, ConfigError, parse_arguments
 from aocr_torch.model.ocr import AttentionOCR
 from aocr_torch.training import checkpoint, precision
+from aocr_torch.training.evaluate import open_dataset
 from aocr_torch.training.loop import train
 from aocr_torch.training.precision import LossScale
 from aocr_torch.training.state import NonFiniteError, Training
@@ -305,3 +306,30 @@ def test_eval_runs_in_lower_precision_only_where_asked(tiny_checkpoint, monkeypa
         assert evaluation.main([f"--ckpt={tiny_checkpoint}", "--device=cpu", *arguments]) == 0
         assert "7 of 7 records, 0 skipped" in capsys.readouterr().out
     assert dtypes == [torch.float32, torch.float32, torch.bfloat16, torch.bfloat16]
+
+
+@pytest.mark.usefixtures("host_float16")
+def test_a_loss_scale_leaves_the_norms_of_the_gradients_as_they_are(tiny_dataset):
+    norms = []
+    for scale in (1.0, 2.0**10):
+        config = configure(dataset_dir=tiny_dataset, use_augment_input=False, **FLOAT16)
+        ours = Training(config, CHARSET, CPU, 11)
+        ours.precision.loss_scale.scale = scale
+        ours.model.train()
+        ours.precision.begin_step()
+        batch = ours.on_device(open_dataset(ours.config, "train").batch(range(4)), is_training=True)
+        norms.append(ours._gradients([batch])[2])
+    torch.testing.assert_close(*norms, rtol=0.05, atol=1e-3)
+
+
+def test_a_chip_that_saturates_skips_by_its_register(monkeypatch):
+    ours = precision.Autocast(CPU, torch.float16, "")
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    monkeypatch.setattr(precision.devices, "saturates", lambda device: True)
+    monkeypatch.setattr(precision.devices, "clear_overflow", lambda: None)
+    monkeypatch.setattr(precision.devices, "has_overflowed", lambda: True)
+    with ours.scaled_gradients(optimizer):
+        weight.grad = torch.ones(1)
+    assert not ours.step(optimizer, torch.ones(1))
+    assert (weight.item(), ours.loss_scale.skipped) == (1.0, 1)
