@@ -43,13 +43,13 @@ class Options:
     """Charset file that a whole model was trained with, to travel along: train.py can then start on another charset."""
     use_autoregression: Optional[bool] = None
     """Whether a whole model's steps were told the previous character; with attention no shape tells, default True."""
-    image_height: int = Data.image_height
+    image_height: int = 150
     """Height of a whole model's images, pixels; neither this nor the next five leave a trace in a checkpoint."""
-    image_width: int = Data.image_width
+    image_width: int = 600
     """Width of its images, all views together, pixels."""
-    num_views: int = Data.num_views
+    num_views: int = 4
     """Its views."""
-    max_sequence_length: int = Data.max_sequence_length
+    max_sequence_length: int = 37
     """Its decoder's steps."""
     crop_width: Optional[int] = None
     """Width of its central crop, pixels."""
