@@ -175,6 +175,9 @@ def test_a_disk_that_becomes_full_ends_the_filling_only(config, monkeypatch):
     assert sum(warning.category is UserWarning for warning in warned) == 1
 
 
-def test_a_dry_run_begins_no_cache(config, tmp_path):
-    assert dry_run(config.replace(device="cpu", final_endpoint="Conv2d_1a_3x3", num_views=1, batch_size=1)) == 0
+def test_a_dry_run_begins_no_cache_and_counts_the_echo(config, tmp_path, capsys):
+    small = config.replace(device="cpu", final_endpoint="Conv2d_1a_3x3", num_views=1, batch_size=1)
+    assert dry_run(small.replace(echo=3, max_number_of_steps=60)) == 0
+    records = len(open_dataset(config.replace(decoded_cache_dir=None), "train"))
+    assert f"60 steps of 1 examples a device: {60 / (3 * records):.1f} epochs" in capsys.readouterr().out
     assert not (tmp_path / "cache").exists()
