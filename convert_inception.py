@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from aocr_torch.command_line import parse_options
-from aocr_torch.config import Data, run_main
+from aocr_torch.config import PICTURE_LAYOUT, Data, run_main
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError
 from aocr_torch.interop import pth_file
@@ -25,7 +25,6 @@ from aocr_torch.interop.tf_names import model_state_from_tf
 from aocr_torch.interop.tf_plan import Report, plan_conversion
 from aocr_torch.model.endpoints import map_shape
 
-LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
 SAME_WEIGHTS = {"Conv2d_2b_3x3": "MaxPool_3a_3x3", "Conv2d_4a_3x3": "MaxPool_5a_3x3"}
 
 
@@ -114,7 +113,7 @@ def architecture(report: Report, options: Options) -> dict[str, Any]:
     Raises:
         CheckpointError: its decoder reads other inputs than images of this size give.
     """
-    layout = {name: getattr(options, name) for name in LAYOUT}
+    layout = {name: getattr(options, name) for name in PICTURE_LAYOUT}
     data = Data(**layout)
     known = {
         "final_endpoint": report.final_endpoint,

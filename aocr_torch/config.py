@@ -318,6 +318,8 @@ class Config:
         return from_dict(values, base=self)
 
 
+# What the pictures and the labels are like, of which a model's weights tell nothing.
+PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
 SECTIONS = {section.name: get_type_hints(Config)[section.name] for section in fields(Config)}
 FLAGS = flags_of(Config)
 

@@ -114,10 +114,12 @@ def require_replaceable(folder: Path) -> None:
         raise OSError(f"{folder} is a mount point and cannot be replaced as a whole: name a folder inside it")
 
 
-def first_other(folder: Path, own: Sequence[str]) -> Optional[str]:
-    """The first name in `folder`, hidden ones aside, that matches none of the patterns."""
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    return next((name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in own)), None)
+def why_not_replaced(folder: Path, own: Sequence[str]) -> Optional[str]:
+    """Why the data set in `folder` must stay: something lies in it, hidden files aside, that matches no pattern."""
+    for name in sorted(os.listdir(folder)):
+        if not name.startswith(".") and not any(fnmatch.fnmatchcase(name, pattern) for pattern in own):
+            return f"{folder} is replaced as a whole, and {name} in it is none of its own: move that elsewhere"
+    return None
 
 
 @contextlib.contextmanager

@@ -204,6 +204,7 @@ def readings_of(
         attention = attention.reshape(*attention.shape[:2], *map_shape)  # (B, T, V, H, W)
     views = split_views(torch.from_numpy(pixels), config.data.num_views, config.data.crop)  # (B, V, 3, h, w)
     seen = (views * 255).round().byte().permute(0, 1, 3, 4, 2).numpy()  # (B, V, h, w, 3)
+    place = map_place(config.model.final_endpoint)
     readings = []
     for i, ids in enumerate(answer["ids"]):  # (T,)
         is_character = ids != charset.null_id
@@ -215,7 +216,7 @@ def readings_of(
                 character_confidences=tuple(answer["scores"][i][is_character].tolist()),
                 views=seen[i].copy(),
                 attention=None if attention is None else attention[i][is_character],
-                map_place=map_place(config.model.final_endpoint),
+                map_place=place,
             )
         )
     return readings

@@ -55,7 +55,7 @@ def weights(state: Mapping[str, Any], use_average: bool, source: Path) -> dict[s
         return state["model"]
     if state.get("ema") is None:
         raise CheckpointError(f"{source}: has no moving average of the weights; export it without --ema")
-    return {**state["model"], **state["ema"]["averages"]}
+    return checkpoint.averaged(state)["model"]
 
 
 def main(arguments: list[str]) -> int:

@@ -26,7 +26,7 @@ from aocr_torch.data.listing import Entry, Listing
 from aocr_torch.data.pictures import PictureError, lay_out, read_picture, shown
 from aocr_torch.data.processes import run_in_processes
 from aocr_torch.data.records import write_shard
-from aocr_torch.files import first_other, replacing_folder
+from aocr_torch.files import replacing_folder, why_not_replaced
 
 PARAMETERS_FILE, CONFIG_FILE = "make_tfrecords.json", "config.yaml"
 SPLITS = ("train", "validation", "test")
@@ -229,9 +229,8 @@ def _check_place(out_dir: Path, force: bool) -> None:
         raise BuildError(f"{out_dir} exists and was not written by make_tfrecords: name another folder")
     if not force:
         raise BuildError(f"{out_dir} holds a data set already: name another folder, or give --force to replace it")
-    other = first_other(out_dir, (*SPLITS, PARAMETERS_FILE, CONFIG_FILE, "charset_size=*.txt"))
-    if other is not None:
-        raise BuildError(f"{out_dir} is replaced as a whole, and {other} in it is none of its own: move that elsewhere")
+    if reason := why_not_replaced(out_dir, (*SPLITS, PARAMETERS_FILE, CONFIG_FILE, "charset_size=*.txt")):
+        raise BuildError(reason)
 
 
 def _write_splits(

@@ -27,7 +27,7 @@ from aocr_torch.data.synthetic_effects import SynthesisError
 from aocr_torch.data.synthetic_names import Split, draw_label
 from aocr_torch.data.synthetic_parameters import DRAWING_VERSION, PRESETS, SyntheticParameters
 from aocr_torch.data.synthetic_signs import draw_sign
-from aocr_torch.files import first_other, replacing_folder
+from aocr_torch.files import replacing_folder, why_not_replaced
 
 __all__ = ["PRESETS", "SyntheticParameters", "draw_example", "draw_record", "synthesize"]
 
@@ -173,11 +173,8 @@ def _is_already_there(out_dir: Path, parameters: SyntheticParameters, force: boo
     if found == expected:
         return True
     if force:
-        other = first_other(out_dir, (*_SPLITS, PARAMETERS_FILE, "charset_size=*.txt"))
-        if other is not None:
-            raise SynthesisError(
-                f"{out_dir} is replaced as a whole, and {other} in it is none of its own: move that elsewhere"
-            )
+        if reason := why_not_replaced(out_dir, (*_SPLITS, PARAMETERS_FILE, "charset_size=*.txt")):
+            raise SynthesisError(reason)
         return False
     changed = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
     raise SynthesisError(

@@ -22,12 +22,10 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
-from aocr_torch.config import Config, Model, from_dict
+from aocr_torch.config import PICTURE_LAYOUT, Config, Model, from_dict
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError, replacing
 from aocr_torch.model.ocr import AttentionOCR
-
-_PICTURE_LAYOUT = ("image_height", "image_width", "num_views", "max_sequence_length", "crop_width", "crop_height")
 
 
 def save(path: str | Path, state: dict[str, Any]) -> None:
@@ -222,7 +220,7 @@ def portable(state: dict[str, Any], source: str | Path) -> dict[str, Any]:
     if charset is None:
         raise CheckpointError(f"{source}: holds no charset: convert it again with --charset")
     weights = build_model(state, config, charset, source).state_dict()
-    needed = {*_PICTURE_LAYOUT, *(each.name for each in fields(Model))}
+    needed = {*PICTURE_LAYOUT, *(each.name for each in fields(Model))}
     return {
         "format": CHECKPOINT_FORMAT,
         "model": {name: value.half() if value.dim() > 1 else value for name, value in weights.items()},

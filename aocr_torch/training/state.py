@@ -71,6 +71,7 @@ class Training:
         self.precision = precision.choose(config.run, device)
         self._recorded: Optional[RecordedStep] = None
         self._averaged_model: Optional[AttentionOCR] = None
+        self.kept_gradients: dict[str, Tensor] = {}  # see train_step
         self.first_bad_step = torch.zeros((), dtype=torch.int64, device=device)  # 0: none so far
 
     def distribute(self) -> None:

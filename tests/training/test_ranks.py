@@ -48,8 +48,9 @@ def test_every_record_exactly_once(tiny_dataset, tmp_path, num_ranks):
 
 
 def test_training_on_two_ranks_has_one_writer_and_resumes(tiny_dataset, tmp_path):
+    intervals = {"save_interval_steps": 2, "histogram_interval_steps": 2}
     arguments = flags(
-        dataset_dir=tiny_dataset, max_number_of_steps=4, save_interval_steps=2, eval_after_training=True, batch_size=2
+        dataset_dir=tiny_dataset, max_number_of_steps=4, eval_after_training=True, batch_size=2, **intervals
     )
     whole = torchrun(2, ROOT / "train.py", *arguments, f"--train_log_dir={tmp_path}/whole")
     assert whole.returncode == 0, whole.stderr
