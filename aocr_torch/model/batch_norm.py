@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
-from aocr_torch.model.fused import NormalizedReLU
+from aocr_torch.model.max_pool import MaxPool
+from aocr_torch.model.normalized_relu import NormalizedReLU, NormalizedReLUMaxPool
 
 EPSILON = 0.001
 PIECE_ELEMENTS = 1 << 17  # half a megabyte in float32: what is read once stays in a core's cache
@@ -62,20 +63,23 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         self._update_averages(mean.view(self.groups, channels), variance.view(self.groups, channels))
         return out.reshape(images, channels, height, width)
 
-    def with_relu(self, x: Tensor) -> Tensor:
-        """relu(self(x)), fast in training: (N, C, H, W) -> the same shape.
+    def with_relu(self, x: Tensor, pool: Optional[MaxPool] = None) -> Tensor:
+        """relu(self(x)), fast in training: (N, C, H, W) -> the same shape, or what the max-pool makes of it.
 
         Fused, it expects the images view by view: all of the first, then all of the second.
         """
         if self.training and self.is_fused:
-            out, means, variances = NormalizedReLU.apply(x, self.weight, self.bias, self.eps, self.groups)
+            takes_pool = pool is not None and devices.is_host(x.device) and bool((self.weight > 0).all())
+            function = NormalizedReLUMaxPool if takes_pool else NormalizedReLU
+            out, means, variances = function.apply(x, self.weight, self.bias, self.eps, self.groups)
             self._update_averages(means, variances)
-            return out
+            return out if pool is None or takes_pool else pool(out)
         if self.training and self.groups == 1 and devices.is_host(x.device):
             out, mean, variance = _NormalizedReLU.apply(x, self.weight, self.bias, self.eps)
             self._update_averages(mean[None], variance[None])
-            return out
-        return F.relu(self(x))  # not in place: that output is a view, whose gradient autograd would copy
+        else:
+            out = F.relu(self(x))  # not in place: that output is a view, whose gradient autograd would copy
+        return out if pool is None else pool(out)
 
     def _update_averages(self, means: Tensor, variances: Tensor) -> None:
         """means, variances: (V, C)."""

@@ -1,6 +1,6 @@
-"""The formulas that torch.compile turns into single kernels: BatchNorm with ReLU, pools, attention, the LSTM's gates.
+"""The formulas that torch.compile turns into single kernels: average pools, attention, the LSTM's gates.
 
-B batch, V views, M = B*H*W pixels of one view, L positions, C channels, T steps, U units.
+B batch, L positions, C channels, T steps, U units. Those of BatchNorm with ReLU: model/normalized_relu.py.
 
 On an accelerator these are bound by memory: run operation by operation, each reads and writes everything again. The
 functions here are plain tensor code, so what they compute can be read and tested without a compiler; `compiled` is what
@@ -15,7 +15,6 @@ from typing import Any, Callable, Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 
@@ -56,7 +55,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _in_blocks(x: Tensor) -> Optional[Tensor]:
+def in_blocks(x: Tensor) -> Optional[Tensor]:
     """(B, L, C) -> (B, L / 4, 4, C) on the host, if that divides.
 
     Its compiler keeps the sums of 4 rows in registers; along a whole column it would wait for memory.
@@ -65,74 +64,10 @@ def _in_blocks(x: Tensor) -> Optional[Tensor]:
     return x.unflatten(1, (-1, ROWS_AT_A_TIME)) if is_divisible else None
 
 
-def _sum_of_rows(x: Tensor) -> Tensor:
+def sum_of_rows(x: Tensor) -> Tensor:
     """(B, L, C) -> (B, C)."""
-    blocks = _in_blocks(x)
+    blocks = in_blocks(x)
     return (x if blocks is None else blocks.sum(2)).sum(1)
-
-
-def _variance_and_mean(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Biased variance and mean of (B, L, C) along L, (B, C) each; in blocks by the law of total variance."""
-    blocks = _in_blocks(x)
-    if blocks is None:
-        return torch.var_mean(x, 1, correction=0)
-    means = blocks.mean(2)  # (B, L / 4, C)
-    within = (blocks - means[:, :, None]).square().mean(2)
-    between, mean = torch.var_mean(means, 1, correction=0)
-    return within.mean(1) + between, mean
-
-
-def normalize_relu(x: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """x (V, M, C) -> relu of x normalised view by view, in its dtype; mean and biased variance, (V, C) each."""
-    wide = x.to(weight.dtype)
-    variance, mean = _variance_and_mean(wide)
-    normalized = (wide - mean[:, None]) * torch.rsqrt(variance + epsilon)[:, None]
-    return torch.relu(normalized * weight + bias).to(x.dtype), mean, variance
-
-
-def normalize_relu_backward(
-    d_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Gradients of x, (V, M, C), and of bias, (C,)."""
-    inverse_std = torch.rsqrt(variance + epsilon)[:, None]  # (V, 1, C)
-    normalized = (x.to(weight.dtype) - mean[:, None]) * inverse_std
-    gradient = torch.where(normalized * weight + bias > 0, d_out.to(weight.dtype), 0)
-    d_bias = _sum_of_rows(gradient)  # (V, C)
-    along_mean = d_bias[:, None] / x.shape[1]
-    along_normalized = _sum_of_rows(gradient * normalized)[:, None] / x.shape[1]
-    d_x = (gradient - along_mean - normalized * along_normalized) * (inverse_std * weight)
-    return d_x.to(x.dtype), d_bias.sum(0)
-
-
-class NormalizedReLU(torch.autograd.Function):
-    """relu(batch_norm(x)) of V views that stand one after the other, channels innermost; keeps x alone.
-
-    x (V*B, C, H, W) -> the same shape, mean and unbiased variance (V, C) each.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, num_views: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        x = x.contiguous(memory_format=torch.channels_last)
-        rows = _rows(x, num_views)
-        out, mean, variance = compiled(normalize_relu)(rows, weight, bias, epsilon)
-        ctx.save_for_backward(x, weight, bias, mean, variance)
-        ctx.epsilon, ctx.num_views = epsilon, num_views
-        pixels = rows.shape[1]
-        unbiased = variance * (pixels / max(pixels - 1, 1))
-        ctx.mark_non_differentiable(mean, unbiased)
-        return _maps(out, x), mean, unbiased
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor, *_: Any) -> tuple[Optional[Tensor], ...]:
-        x, *others = ctx.saved_tensors
-        rows = _rows(x, ctx.num_views)
-        # The gradient of a concatenation is a slice; copied, it needs no kernels of its own.
-        d_out = d_out.contiguous(memory_format=torch.channels_last)
-        d_rows, d_bias = compiled(normalize_relu_backward)(_rows(d_out, ctx.num_views), rows, *others, ctx.epsilon)
-        return _maps(d_rows, x), None, d_bias, None, None
 
 
 def average_pool(x: Tensor) -> Tensor:
@@ -141,16 +76,6 @@ def average_pool(x: Tensor) -> Tensor:
     TensorFlow leaves the padding out of the mean; PyTorch's default would count it.
     """
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
-
-
-def _rows(maps: Tensor, num_views: int) -> Tensor:
-    """(V*B, C, H, W) -> (V, B*H*W, C); no copy where the channels are innermost."""
-    return maps.permute(0, 2, 3, 1).reshape(num_views, -1, maps.shape[1])
-
-
-def _maps(rows: Tensor, like: Tensor) -> Tensor:
-    images, channels, height, width = like.shape
-    return rows.view(images, height, width, channels).permute(0, 3, 1, 2)
 
 
 def grown(keys: Tensor) -> Tensor:
@@ -190,7 +115,7 @@ def attention_of(keys: Tensor, query: Tensor, v: Tensor, are_grown: bool) -> Ten
 
 def read_out(attention: Tensor, features: Tensor) -> Tensor:
     """attention (B, L), features (B, L, C) -> their weighted sum (B, C) in attention's dtype."""
-    return _sum_of_rows(attention[:, :, None] * features.to(attention.dtype))
+    return sum_of_rows(attention[:, :, None] * features.to(attention.dtype))
 
 
 def energy_backward(features: Tensor, attention: Tensor, d_attention: Optional[Tensor], d_context: Tensor) -> Tensor:
@@ -207,7 +132,7 @@ def query_backward(keys: Tensor, query: Tensor, v: Tensor, d_energy: Tensor, are
     """
     inverse = _inverse(keys.to(v.dtype), query.to(v.dtype)[:, None], are_grown)
     weighted = inverse * d_energy[:, :, None]
-    once, twice = _sum_of_rows(weighted), _sum_of_rows(inverse * weighted)
+    once, twice = sum_of_rows(weighted), sum_of_rows(inverse * weighted)
     return 4 * (once - twice) * v, -2 * once
 
 

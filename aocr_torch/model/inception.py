@@ -9,17 +9,17 @@ training the statistics may be taken view by view.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 from aocr_torch.model.batch_norm import ViewBatchNorm2d, averages_move_together
 from aocr_torch.model.endpoints import up_to
 from aocr_torch.model.fused import average_pool, compiled
+from aocr_torch.model.max_pool import MaxPool
 
 IMAGES_PER_THREAD = 16  # evaluated at a time on the host; bfloat16: 120 ms for 64 images on one core, 155 ms at once
 
@@ -37,50 +37,24 @@ class ConvBatchNorm(nn.Module):
         self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, bias=False)
         self.bn = norm(out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) -> (N, C_out, H', W')."""
+    def forward(self, x: Tensor, pool: Optional[MaxPool] = None) -> Tensor:
+        """(N, C_in, H, W) -> (N, C_out, H', W'), or what the max-pool that follows makes of it."""
+        if self.is_fast and self.training and not devices.is_recording():
+            return self.bn.with_relu(self.conv(x), pool)
+        out = self._normalized(x)
+        return out if pool is None else pool(out)
+
+    def _normalized(self, x: Tensor) -> Tensor:
         # A compiled evaluation folds here too: left to itself, torch 2.1's compiler folds once and for all.
         is_compiled = self.bn.is_fused and not self.training
         if not self.is_fast or (devices.is_recording() and not is_compiled):
             return F.relu(self.bn(self.conv(x)), inplace=not self.training)  # see `with_relu`
-        if self.training:
-            return self.bn.with_relu(self.conv(x))
         dtype = self.conv.weight.dtype
         scale = (self.bn.running_var + self.bn.eps).rsqrt() * self.bn.weight  # (C_out,)
         weight = self.conv.weight * scale[:, None, None, None]
         bias = self.bn.bias - self.bn.running_mean * scale
         folded = F.conv2d(x, weight.to(dtype), bias.to(dtype), self.conv.stride, self.conv.padding)
         return F.relu(folded, inplace=True)
-
-
-class MaxPool(nn.MaxPool2d):
-    """3x3, stride 2. With `is_fast`, on the host, the backward pass finds the places of the maxima again.
-
-    To keep them, 8 bytes each, takes as much memory as two maps in float32 or four in bfloat16.
-    """
-
-    def __init__(self, is_fast: bool):
-        super().__init__(3, stride=2)
-        self.is_fast = is_fast
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, (H - 1) // 2, (W - 1) // 2)."""
-        is_plain = not self.is_fast or not self.training or devices.is_recording() or not devices.is_host(x.device)
-        return super().forward(x) if is_plain else _MaxPoolWithoutPlaces.apply(x)
-
-
-class _MaxPoolWithoutPlaces(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return F.max_pool2d(x, 3, stride=2)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_out: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        places = F.max_pool2d(x, 3, stride=2, return_indices=True)[1]
-        return torch.ops.aten.max_pool2d_with_indices_backward(d_out, x, 3, 2, 0, 1, False, places)
 
 
 class AveragePool(nn.Module):
@@ -271,9 +245,8 @@ class InceptionTower(nn.Module):
     def _maps(self, x: Tensor) -> Tensor:
         if self.is_fused and self.is_fast and self.training:
             self._expect_views(self.num_views)
-            by_view = x.unflatten(0, (-1, self.num_views)).transpose(0, 1).flatten(0, 1)  # (V*B, 3, h, w)
-            maps = self._layers(by_view.contiguous(memory_format=torch.channels_last))
-            return maps.unflatten(0, (self.num_views, -1)).transpose(0, 1).flatten(0, 1)
+            maps = self._layers(_regrouped(x, (-1, self.num_views)))  # all images of the first view, then of the next
+            return _regrouped(maps, (self.num_views, -1))
         one_by_one = self._runs_view_by_view(x)
         self._expect_views(1 if one_by_one else self.num_views)
         if one_by_one:
@@ -307,8 +280,12 @@ class InceptionTower(nn.Module):
             norm.groups = number if self.per_view else 1
 
     def _layers(self, x: Tensor) -> Tensor:
-        for layer in self.children():
-            x = layer(x)
+        layers = list(self.children())
+        for layer, following in zip(layers, [*layers[1:], None]):
+            if isinstance(following, MaxPool):
+                x = layer(x, following)
+            elif not isinstance(layer, MaxPool):
+                x = layer(x)
         return x
 
     def endpoints(self, x: Tensor) -> dict[str, Tensor]:
@@ -320,6 +297,12 @@ class InceptionTower(nn.Module):
         for name, layer in self.named_children():
             maps[name] = x = layer(x)
         return maps
+
+
+def _regrouped(maps: Tensor, groups: tuple[int, int]) -> Tensor:
+    """Maps (G*I, C, H, W) of G groups -> (I*G, C, H, W), the first of each group first; channels innermost."""
+    pixels = maps.permute(0, 2, 3, 1).unflatten(0, groups).transpose(0, 1).flatten(0, 1)  # (I*G, H, W, C)
+    return pixels.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
 
 
 def _initialise(module: nn.Module) -> None:

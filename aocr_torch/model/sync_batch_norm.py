@@ -8,12 +8,15 @@ N images of this rank, V views (groups of statistics), C channels, H W map.
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
+from aocr_torch.model.max_pool import MaxPool
 
 
 class SyncViewBatchNorm2d(ViewBatchNorm2d):
@@ -37,9 +40,10 @@ class SyncViewBatchNorm2d(ViewBatchNorm2d):
         out = centred * (self.weight * torch.rsqrt(variance + self.eps))[:, :, None] + self.bias[:, None]
         return out.to(x.dtype).reshape(images, channels, height, width)
 
-    def with_relu(self, x: Tensor) -> Tensor:
-        """relu(self(x)), whose fast form knows this rank's batch only."""
-        return F.relu(self(x))
+    def with_relu(self, x: Tensor, pool: Optional[MaxPool] = None) -> Tensor:
+        """relu(self(x)), whose fast form knows this rank's batch only, or what the max-pool makes of it."""
+        out = F.relu(self(x))
+        return out if pool is None else pool(out)
 
 
 def synchronise_batch_norm(model: nn.Module) -> None:
