@@ -15,8 +15,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Optional
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import PICTURE_LAYOUT, Data, run_main
+from aocr_torch.command_line import parse_options, run_main
+from aocr_torch.config import PICTURE_LAYOUT, Data
 from aocr_torch.data.charset import Charset
 from aocr_torch.files import CHECKPOINT_FORMAT, CheckpointError
 from aocr_torch.interop import pth_file

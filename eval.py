@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from aocr_torch import __version__
-from aocr_torch.config import Config, ConfigError, parse_arguments, run_main
+from aocr_torch.command_line import run_main
+from aocr_torch.config import Config, ConfigError, parse_arguments
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from aocr_torch.config import Config, ConfigError, parse_arguments, run_main
+from aocr_torch.command_line import run_main
+from aocr_torch.config import Config, ConfigError, parse_arguments
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,6 @@ Every field is a flag and a YAML key of the same name; where the TensorFlow refe
 from __future__ import annotations
 
 import dataclasses
-import errno
-import select
-import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -427,44 +423,3 @@ def _print_help(description: str, extra: Any) -> None:
     kind = dataclasses.make_dataclass("Flags", [("config", Optional[str], None), *parts], frozen=True)
     kind.__doc__ = "Flags."
     print_help(kind, description, tyro.conf.OmitArgPrefixes)
-
-
-def run_main(main: Callable[[list[str]], int]) -> None:
-    """Runs an entry script's main; an error meant for the user ends it with one line and status 2, no traceback.
-
-    Such errors are ValueError and OSError, and that of `import torch` beside a torch_npu without CANN; anything else is
-    a defect and keeps its traceback.
-    """
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and _is_unread():
-            sys.exit(128 + signal.SIGPIPE)
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
-    except RuntimeError as error:
-        if "Failed to load the backend extension" not in str(error):
-            raise
-        print(
-            "error: torch cannot be imported, because torch_npu is installed and does not load: source CANN's "
-            "set_env.sh, or set TORCH_DEVICE_BACKEND_AUTOLOAD=0 to train without an NPU",
-            file=sys.stderr,
-        )
-        sys.exit(2)
-
-
-def _is_unread() -> bool:
-    """Whether nobody reads what is printed any more, as in `python tools/predict.py photos | head`."""
-    output = select.poll()
-    output.register(1, 0)
-    return any(event & select.POLLERR for _, event in output.poll(0))
-
-
-def _one_line(error: Exception) -> str:
-    if not isinstance(error, OSError) or error.filename is None:
-        return str(error)
-    is_denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    return f"{error.filename}: {error.strerror}" + (": name a place where you may read and write" if is_denied else "")

@@ -23,7 +23,7 @@ import tiny
 from PIL import Image
 from tfrecord.example_pb2 import Example
 
-from aocr_torch.config import run_main
+from aocr_torch.command_line import run_main
 from aocr_torch.data.records import Shards, write_shard
 
 ROOT = Path(__file__).parent.parent

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from aocr_torch.config import run_main
+from aocr_torch.command_line import run_main
 
 
 @pytest.fixture(scope="module")

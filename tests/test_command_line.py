@@ -11,8 +11,7 @@ from typing import Literal, Optional
 
 import pytest
 
-from aocr_torch.command_line import ConfigError, interruptible, parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import ConfigError, interruptible, parse_options, run_main
 
 ROOT = Path(__file__).parent.parent
 TOOLS = [

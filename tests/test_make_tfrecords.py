@@ -8,7 +8,7 @@ import pytest
 import tiny
 from PIL import Image
 
-from aocr_torch.config import run_main
+from aocr_torch.command_line import run_main
 
 TOOL = Path(__file__).parent.parent / "tools" / "make_tfrecords.py"
 SIZE = {"image_height": 16, "image_width": 32, "num_views": 2, "max_sequence_length": 4, "processes": 1}

@@ -300,7 +300,7 @@ def test_tool_refuses_rubbish_on_standard_input(tool, tiny_checkpoint, monkeypat
     ],
 )
 def test_tool_wrong_commands(tool, arguments, message, tiny_checkpoint, monkeypatch, capsys):
-    from aocr_torch.config import run_main
+    from aocr_torch.command_line import run_main
 
     checkpoint_flag = [] if "--ckpt" in arguments else ["--ckpt", str(tiny_checkpoint)]
     monkeypatch.setattr(sys, "argv", ["predict.py", *checkpoint_flag, *arguments])

@@ -25,7 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-from aocr_torch.config import Config, parse_arguments, run_main
+from aocr_torch.command_line import run_main
+from aocr_torch.config import Config, parse_arguments
 from aocr_torch.files import require_writable
 
 ROOT = Path(__file__).resolve().parent.parent

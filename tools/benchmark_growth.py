@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from aocr_torch.config import Config, parse_arguments, run_main
+from aocr_torch.command_line import run_main
+from aocr_torch.config import Config, parse_arguments
 from aocr_torch.files import require_writable
 
 CHARACTERS = 134  # of FSNS

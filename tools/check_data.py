@@ -18,8 +18,7 @@ from typing import Optional
 
 from tqdm import tqdm
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import parse_options, run_main
 from aocr_torch.data.build import SPLITS
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.check import Check, Layout, check, find_layout, require_free, to_images

@@ -18,8 +18,8 @@ from typing import Literal, Optional
 
 import numpy as np
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import Data, run_main
+from aocr_torch.command_line import parse_options, run_main
+from aocr_torch.config import Data
 from aocr_torch.data.pictures import PictureError, find_pictures, lay_out, read_picture, shown
 
 

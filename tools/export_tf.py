@@ -12,8 +12,7 @@ from typing import Any, Optional
 
 from torch import Tensor
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import parse_options, run_main
 from aocr_torch.files import CheckpointError
 from aocr_torch.interop.tf_checkpoint import write_checkpoint
 from aocr_torch.interop.tf_names import tf_variables_from_state

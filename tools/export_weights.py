@@ -14,8 +14,7 @@ import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import parse_options, run_main
 from aocr_torch.data.pictures import Picture, find_pictures
 from aocr_torch.data.synthetic import PRESETS, draw_example
 from aocr_torch.files import CheckpointError, replacing_path

@@ -21,8 +21,7 @@ from typing import Annotated, Optional
 import tyro
 from tqdm import tqdm
 
-from aocr_torch.command_line import interruptible, parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import interruptible, parse_options, run_main
 from aocr_torch.data.build import BuildParameters, build
 from aocr_torch.data.charset import Charset
 from aocr_torch.data.listing import read_listing

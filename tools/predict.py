@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
-from aocr_torch.command_line import parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import parse_options, run_main
 from aocr_torch.data.pictures import Picture, PictureError, find_pictures, shown
 from aocr_torch.files import shipped_weights
 

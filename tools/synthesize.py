@@ -18,8 +18,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from aocr_torch.command_line import interruptible, parse_options
-from aocr_torch.config import run_main
+from aocr_torch.command_line import interruptible, parse_options, run_main
 from aocr_torch.data.synthetic import PRESETS, SyntheticParameters, synthesize
 from aocr_torch.data.synthetic_sheet import draw_contact_sheet
 from aocr_torch.files import require_writable

@@ -124,10 +124,11 @@ def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) ->
     if newest is None:
         messages = training.start_from_weights()
     else:
-        state = checkpoint.load(newest)
+        changed = training.load_state_dict(checkpoint.load(newest), str(newest))
         if checkpoints.best.exists():  # it is written after the checkpoint of its step, if there is one
-            state["best"] = max(state["best"], checkpoint.load(checkpoints.best)["best"])
-        changed = training.load_state_dict(state, str(newest))
+            best = checkpoint.load(checkpoints.best)
+            if best["config"]["eval_split"] == training.config.run.eval_split:
+                training.best = max(training.best, best["best"])
         messages = [f"resuming from {newest} at step {training.step}", *(f"changed {line}" for line in changed)]
     steps = ranks.gather([training.step])
     if len(set(steps)) > 1:

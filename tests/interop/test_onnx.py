@@ -10,7 +10,8 @@ import pytest
 import tiny
 import torch
 
-from aocr_torch.config import Config, run_main
+from aocr_torch.command_line import run_main
+from aocr_torch.config import Config
 from aocr_torch.data.augment import split_views
 from aocr_torch.data.charset import CharsetError
 from aocr_torch.device import DeviceError

@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from aocr_torch.config import run_main
+from aocr_torch.command_line import run_main
 from aocr_torch.training.state import Training
 from train import main
 

@@ -399,6 +399,21 @@ def test_the_best_of_another_split_does_not_count(tiny_dataset, tmp_path):
     assert "changed what is evaluated, so the best accuracy so far" in (tmp_path / "a" / "train.log").read_text()
 
 
+def test_the_best_of_another_split_does_not_count_after_a_kill(tiny_dataset, tmp_path):
+    """Saved under the new split, but not evaluated yet: best.pth is still that of the old one."""
+    config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, eval_interval_steps=1, eval_split="train")
+    assert train(config.replace(max_number_of_steps=1)) == 0
+    checkpoint.save(tmp_path / "best.pth", {**checkpoint.load(tmp_path / "best.pth"), "best": 2.0})
+    other = config.replace(eval_split="validation", eval_interval_steps=2)
+    newest = checkpoint.Checkpoints(tmp_path).newest()
+    state = checkpoint.load(newest)
+    state["config"]["eval_split"] = "validation"
+    checkpoint.save(newest, {**state, "best": -1.0})
+    assert train(other.replace(max_number_of_steps=2)) == 0
+    best = checkpoint.load(tmp_path / "best.pth")
+    assert (best["step"], best["config"]["eval_split"]) == (2, "validation")
+
+
 def test_a_best_checkpoint_alone_is_gone_on_from(tiny_dataset, tmp_path):
     config = configure(dataset_dir=tiny_dataset, train_log_dir=tmp_path, max_number_of_steps=2, eval_interval_steps=1)
     assert train(config) == 0

@@ -96,7 +96,7 @@ def test_ranks_that_stand_at_different_steps_say_so(tiny_dataset, tmp_path):
     """As on several machines without a shared folder: each rank gets a train_log_dir of its own."""
     program = tmp_path / "own_folder.py"
     program.write_text(
-        "import os, sys\nfrom train import main\nfrom aocr_torch.config import run_main\n"
+        "import os, sys\nfrom train import main\nfrom aocr_torch.command_line import run_main\n"
         "rank = os.environ['RANK']\n"
         "run_main(lambda arguments: main([*arguments, f'--train_log_dir={sys.argv[1]}/{rank}'][1:]))\n"
     )
