@@ -1,11 +1,13 @@
 """Parity with numbers measured from the TensorFlow reference on real images, from its checkpoints."""
 
+import copy
 import json
 import zlib
 
 import numpy as np
 import pytest
 import torch
+from compiler import require_compiler
 from tensors import tensors
 
 import convert_inception
@@ -21,6 +23,7 @@ from aocr_torch.training import checkpoint
 from aocr_torch.training.state import Training
 
 NULL = 133
+COMPILED = pytest.param(True, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +101,13 @@ def test_every_endpoint_of_every_view(forward, model, mode):
             assert of_view.double().mean().item() == pytest.approx(forward[f"{key}/mean"].item(), abs=1e-5)
 
 
+@pytest.mark.parametrize("is_compiled", [False, COMPILED])
 @pytest.mark.parametrize("mode", ["eval", "train"])
-def test_forward(forward, model, mode, charset):
+def test_forward(forward, model, mode, charset, is_compiled):
+    if is_compiled:
+        require_compiler()
+        model = copy.deepcopy(model)
+        model.fuse()
     model.train(mode == "train")
     labels = torch.from_numpy(forward["labels"]) if mode == "train" else None
     averages = {k: v.clone() for k, v in model.state_dict().items()}
@@ -179,11 +187,15 @@ def test_deep_endpoints(golden, forward):
         close(ours / np.abs(expected).max(), expected / np.abs(expected).max())
 
 
-def test_gradients(golden, forward):
+@pytest.mark.parametrize("is_compiled", [False, COMPILED])
+def test_gradients(golden, forward, is_compiled):
     """Losses and gradients of the first step, before clipping."""
     train = np.load(golden / "train.npz")
     network = load(golden / "ckpt_v2", Model()).train()
     labels = torch.from_numpy(train["labels"])
+    if is_compiled:
+        require_compiler()
+        network.fuse()
     sequence = sequence_loss(network(views(forward), labels)["logits"], labels, NULL)
     regularization = regularization_loss(network)
     (sequence + regularization).backward()
@@ -198,15 +210,20 @@ def test_gradients(golden, forward):
         assert error <= (5e-2 if "conv_tower" in variable else 1e-3), f"{variable}: {error}"
 
 
-def test_a_converted_training_goes_on_like_the_reference(golden, forward, converted, charset):
+@pytest.mark.parametrize("is_compiled", [False, COMPILED])
+def test_a_converted_training_goes_on_like_the_reference(golden, forward, converted, charset, is_compiled):
     """Losses and variables of three steps from the training checkpoint, as a user goes on from it.
 
     From the second step on the training is chaotic: noise of 1e-7 in the weights, which is what the order of a sum
     costs in float32, flips single ReLU and max-pool decisions, and moves the third loss by up to 2.5e-4 (measured:
     147.22 to 147.27 over twenty such starts; the reference has 147.266). So each figure of the third step must be met
-    by one of a few starts that differ by such noise; those of the first two by every start.
+    by one of a few starts that differ by such noise; those of the first two by every start. Compiled, one ReLU falls to
+    the other side in the first step of some starts, so there that holds for the first step's variables too.
     """
     flags = {"checkpoint": str(converted), "restore_optimizer": True, "use_augment_input": False, "batch_size": 3}
+    if is_compiled:
+        require_compiler()
+        flags["compile"] = True
     nearest: dict[str, float] = {}
     for seed in range(10):
         training = Training(Config().replace(**flags), charset, torch.device("cpu"), num_records=3)
@@ -214,14 +231,16 @@ def test_a_converted_training_goes_on_like_the_reference(golden, forward, conver
         assert message == "going on at step 123 with the momentum of 64 variables"
         training.distribute()
         errors = train_three_steps(training, golden, forward, noise=1e-7 if seed else 0.0, seed=seed)
+        of_first_step = {name: error for name, error in errors.items() if name.startswith("step 1")}
+        assert is_compiled or max(of_first_step.values()) <= 1, max(of_first_step, key=errors.get)
         nearest = {name: min(error, nearest.get(name, error)) for name, error in errors.items()}
         if max(nearest.values()) <= 1:
             return
-    pytest.fail(f"no start meets {[name for name, error in nearest.items() if error > 1]} of the third step")
+    pytest.fail(f"no start meets {[name for name, error in nearest.items() if error > 1]}")
 
 
 def train_three_steps(training, golden, forward, noise: float, seed: int) -> dict[str, float]:
-    """Trains; asserts steps 1 and 2, and returns the errors of step 3 as multiples of what is allowed."""
+    """Trains; asserts the losses of steps 1 and 2, and returns other errors as multiples of what is allowed."""
     train = np.load(golden / "train.npz")
     stated = json.loads((golden / "noise.json").read_text())
     with open_checkpoint(golden / "ckpt_v2") as reader:
@@ -233,17 +252,18 @@ def train_three_steps(training, golden, forward, noise: float, seed: int) -> dic
     start = {n: v.copy() for n, v in tf_variables_from_state(training.model.state_dict()).items()}
     images, labels = torch.from_numpy(forward["images_uint8"]), torch.from_numpy(train["labels"])
     batch = {"image": images, "label": labels, "index": [0, 1, 2], "skipped": []}
+    errors: dict[str, float] = {}
     for step in (1, 2, 3):
         losses = training.train_step([batch])
         loss_error = abs(losses["sequence_loss"].item() / train["sequence_loss"][step - 1].item() - 1)
         assert step == 3 or loss_error <= 1e-5
         golden_regularization = train["regularization_loss"][step - 1].item()
         assert losses["regularization_loss"].item() == pytest.approx(golden_regularization, rel=1e-5)
-        if step == 1:
-            errors = errors_of_changes(training.model, start, before, train, stated, step)
-            assert max(errors.values()) <= 1, max(errors, key=errors.get)
+        if step != 2:
+            of_step = errors_of_changes(training.model, start, before, train, stated, step)
+            errors.update({f"step {step}, {name}": error for name, error in of_step.items()})
     assert training.step == 126
-    return {"loss": loss_error / 1e-4, **errors_of_changes(training.model, start, before, train, stated, 3)}
+    return {"step 3, loss": loss_error / 1e-4, **errors}
 
 
 def errors_of_changes(network, start, before, train, noise, step) -> dict[str, float]:
