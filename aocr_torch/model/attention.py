@@ -3,12 +3,14 @@
 B batch, L positions, C channels, T steps.
 
 Written with plain operations, every step saves tanh(keys + query) for its gradient: 38 MB a step, 1.4 GB a batch of 32
-signs. Here the backward pass computes it again, on the CPU in pieces that fit a core's cache, which is faster than
-fetching it from memory; the gradient of the keys is added up in one buffer, and that of the features is one matrix
-product over all steps. The numbers are those of `AttentionDecoder` without it, up to rounding; all is float32 or wider.
+signs. Here the backward pass computes it again, on the CPU in pieces that fit the cores' caches, which is faster than
+fetching it from memory. There a thread takes whole examples, and operations that share them out otherwise, as MKL's
+products of a matrix and a vector do, are avoided: what crosses from one core to another can take ten times as long. The
+gradient of the keys is added up in one buffer, and that of the features is one matrix product over all steps. The
+numbers are those of `AttentionDecoder` without it, up to rounding; all is float32 or wider.
 
 With r = 1 / (1 + exp(2 keys) exp(2 query)), tanh(keys + query) = 1 - 2 r and its derivative is 4 (r - r^2). The host
-takes the exponential of the keys once for all steps, which leaves a step a product and a reciprocal: a seventh of the
+takes the exponential of the keys once for all steps, which leaves a step a product and a division: a seventh of the
 time of tanh. The 1 adds the same to all energies of a sign, which no softmax sees, so it is left out.
 """
 
@@ -25,7 +27,7 @@ from aocr_torch import device as devices
 from aocr_torch.model.fused import FusedMemory, grown, is_within
 from aocr_torch.model.repeated import Gather, forget_other_passes
 
-PIECE_ELEMENTS = 1024 * 288  # on the host: one example of the reference's size, 1.2 MB
+PIECE_ELEMENTS = 1024 * 288  # on the host, for each thread: one example of the reference's size, 1.2 MB
 
 
 class Attention:
@@ -81,8 +83,11 @@ class _Memory:
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
         self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
         self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
-        self.grown_keys = grown(self.keys) if devices.is_host(keys.device) else None
-        piece = max(1, PIECE_ELEMENTS // (length * channels)) if devices.is_host(keys.device) else batch
+        if devices.is_host(keys.device):
+            self.grown_keys, self.doubled_keys = grown(self.keys), None
+            piece = max(1, PIECE_ELEMENTS // (length * channels)) * torch.get_num_threads()
+        else:
+            self.grown_keys, self.doubled_keys, piece = None, -2 * self.keys, batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
         self.without_autocast = partial(torch.autocast, keys.device.type, enabled=False)
@@ -95,7 +100,7 @@ class _Memory:
             met = self._met(query)
             energy = self.keys.new_empty(self.keys.shape[:2])  # (B, L)
             for piece in self.pieces:
-                torch.mv(self._inverse(piece, met).flatten(0, 1), self.weight, out=energy[piece].flatten())
+                torch.sum(self._inverse(piece, met, self.weight), 2, out=energy[piece])
             attention = torch.softmax(energy, 1)
             return attention, torch.bmm(attention[:, None], self.features)[:, 0]
 
@@ -114,9 +119,9 @@ class _Memory:
                     self.d_keys = torch.zeros_like(self.keys)
             d_query = torch.empty_like(d_context)
             for piece in self.pieces:
-                inverse, weight = self._inverse(piece, met), d_energy[piece, :, None]
+                inverse, weight = self._inverse(piece, met, self.one), d_energy[piece, :, None]
                 if gathers:
-                    self.d_v.addmv_(inverse.flatten(0, 1).t(), weight.flatten())
+                    self.d_v[piece, None].baddbmm_(weight.transpose(1, 2), inverse)
                 slope = inverse.addcmul_(inverse, inverse, value=-1)
                 torch.bmm(weight.transpose(1, 2), slope, out=d_query[piece, None])
                 if gathers:
@@ -128,23 +133,28 @@ class _Memory:
         attention, d_context = (torch.stack(values, 1) for values in zip(*self.steps))
         with self.without_autocast():
             d_features = torch.bmm(attention.transpose(1, 2), d_context)  # (B, L, T) @ (B, T, C)
-        gradients = d_features, self.d_keys.mul_(self.slope), -2 * self.d_v
+        gradients = d_features, self.d_keys.mul_(self.slope), -2 * self.d_v.sum(0)
         self.forget()
         return gradients
 
     def forget(self) -> None:
         """Drops the gradients of all steps."""
         self.d_keys: Optional[Tensor] = None
-        self.d_v = torch.zeros_like(self.v)
+        self.d_v = self.v.new_zeros(len(self.keys), len(self.v))  # from each example
         self.steps: list[tuple[Tensor, Tensor]] = []  # attention (B, L), d_context (B, C)
 
-    def _inverse(self, piece: slice, query: tuple[Tensor, bool]) -> Tensor:
-        """1 / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites."""
+    def _inverse(self, piece: slice, query: tuple[Tensor, bool], weight: Tensor) -> Tensor:
+        """weight / (1 + exp(2 (keys + query))) of some examples, (b, L, C), in a buffer that the next call overwrites.
+
+        weight: `self.one`, or (C,).
+        """
         met, is_grown = query[0][piece, None], query[1]
         out = self.buffer[: len(met)]
         if is_grown:
-            return torch.addcmul(self.one, self.grown_keys[piece], met, out=out).reciprocal_()
-        return torch.add(self.keys[piece], met, out=out).mul_(-2).sigmoid_()
+            return torch.div(weight, torch.addcmul(self.one, self.grown_keys[piece], met, out=out), out=out)
+        doubled = -2 * self.keys[piece] if self.doubled_keys is None else self.doubled_keys
+        inverse = torch.add(doubled, met, alpha=-2, out=out).sigmoid_()
+        return inverse if weight is self.one else inverse.mul_(weight)
 
     def _met(self, query: Tensor) -> tuple[Tensor, bool]:
         """The query (B, C) as it meets the keys, and whether that is as exp(2 query)."""
