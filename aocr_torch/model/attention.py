@@ -81,13 +81,13 @@ class _Memory:
     def __init__(self, features: Tensor, keys: Tensor, v: Tensor) -> None:
         batch, length, channels = keys.shape
         self.dtype = torch.promote_types(keys.dtype, torch.float32)
-        self.features, self.keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
+        self.features, wide_keys, self.v = (tensor.detach().to(self.dtype) for tensor in (features, keys, v))
         self.one, self.weight, self.slope = self.v.new_ones(()), -2 * self.v, 4 * self.v
         if devices.is_host(keys.device):
-            self.grown_keys, self.doubled_keys = grown(self.keys), None
+            self.keys, self.grown_keys = wide_keys, grown(wide_keys)
             piece = max(1, PIECE_ELEMENTS // (length * channels)) * torch.get_num_threads()
-        else:
-            self.grown_keys, self.doubled_keys, piece = None, -2 * self.keys, batch
+        else:  # one operation less a step
+            self.keys, self.grown_keys, piece = -2 * wide_keys, None, batch
         self.pieces = [slice(start, start + piece) for start in range(0, batch, piece)]
         self.buffer = self.keys.new_empty(min(piece, batch), length, channels)
         self.without_autocast = partial(torch.autocast, keys.device.type, enabled=False)
@@ -152,9 +152,11 @@ class _Memory:
         out = self.buffer[: len(met)]
         if is_grown:
             return torch.div(weight, torch.addcmul(self.one, self.grown_keys[piece], met, out=out), out=out)
-        doubled = -2 * self.keys[piece] if self.doubled_keys is None else self.doubled_keys
-        inverse = torch.add(doubled, met, alpha=-2, out=out).sigmoid_()
-        return inverse if weight is self.one else inverse.mul_(weight)
+        if self.grown_keys is None:
+            torch.add(self.keys, met, alpha=-2, out=out).sigmoid_()
+        else:
+            torch.add(self.keys[piece], met, out=out).mul_(-2).sigmoid_()
+        return out if weight is self.one else out.mul_(weight)
 
     def _met(self, query: Tensor) -> tuple[Tensor, bool]:
         """The query (B, C) as it meets the keys, and whether that is as exp(2 query)."""

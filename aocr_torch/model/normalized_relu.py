@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from aocr_torch.model.fused import compiled, in_blocks, sum_of_rows
 from aocr_torch.model.max_pool import spread_to_maxima
 
-PIECE_ELEMENTS = 1 << 21  # of the maps of a backward pass at a time: 8 MB in float32, in a cache that the cores share
+PIECE_ELEMENTS = 1 << 20  # of a map, for each thread, at a time in a backward pass: 4 MB in float32, for the caches
 
 
 def variance_and_mean(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -150,14 +150,15 @@ class NormalizedReLUMaxPool(torch.autograd.Function):
         d_rows, *sums = compiled(relu_backward)(d_rows, _rows(maxima, ctx.num_views), weight, bias, *statistics)
         d_maxima, d_x = _maps(d_rows, maxima), torch.empty_like(x)
         images = len(x) // ctx.num_views  # of one view
-        most = max(1, PIECE_ELEMENTS // x[0].numel())
-        size = next(size for size in range(min(most, images), 0, -1) if images % size == 0)
-        for start in range(0, len(x), size):
-            piece, view = slice(start, start + size), slice(start // images, start // images + 1)
-            spread_to_maxima(d_maxima[piece], x[piece], d_x[piece])
+        size = max(1, PIECE_ELEMENTS * torch.get_num_threads() // x[0].numel())
+        for index in range(ctx.num_views):
+            view, end = slice(index, index + 1), (index + 1) * images
             of_view = mean[view], variance[view], ctx.epsilon, images * x[0, 0].numel()
             of_sums = tuple(each[view] for each in sums)
-            compiled(normalize_backward_)(_rows(d_x[piece], 1), of_sums, _rows(x[piece], 1), weight, *of_view)
+            for start in range(index * images, end, size):
+                piece = slice(start, min(start + size, end))
+                spread_to_maxima(d_maxima[piece], x[piece], d_x[piece])
+                compiled(normalize_backward_)(_rows(d_x[piece], 1), of_sums, _rows(x[piece], 1), weight, *of_view)
         return d_x, None, sums[0].sum(0), None, None
 
 

@@ -127,8 +127,9 @@ def _start_or_resume(training: Training, checkpoints: checkpoint.Checkpoints) ->
         changed = training.load_state_dict(checkpoint.load(newest), str(newest))
         if checkpoints.best.exists():  # it is written after the checkpoint of its step, if there is one
             best = checkpoint.load(checkpoints.best)
-            if best["config"]["eval_split"] == training.config.run.eval_split:
-                training.best = max(training.best, best["best"])
+            if best["config"]["eval_split"] == training.config.run.eval_split and best["best"] > training.best:
+                training.best = best["best"]
+                changed.append(f"best accuracy so far: {training.best:.6f}, that of {checkpoints.best}")
         messages = [f"resuming from {newest} at step {training.step}", *(f"changed {line}" for line in changed)]
     steps = ranks.gather([training.step])
     if len(set(steps)) > 1:

@@ -318,7 +318,7 @@ class Training:
         compared = [name for name in new if name in old and name not in FLAGS_THAT_MAY_CHANGE]
         lines = [f"flag {name}: {old[name]} -> {new[name]}" for name in compared if old[name] != new[name]]
         if old["eval_split"] != new["eval_split"]:
-            lines.append("what is evaluated, so the best accuracy so far does not count")
+            lines.append("what is evaluated, so the best accuracy of this checkpoint does not count")
         if state["num_records"] != self.num_records:
             lines.append(f"number of records: {state['num_records']} -> {self.num_records}, so their order is another")
         return lines

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from aocr_torch import device as devices
 from aocr_torch.model import attention, fused
 from aocr_torch.model.attention import Attention
 from aocr_torch.model.decoder import AttentionDecoder
@@ -32,10 +33,12 @@ def gradients(decoder, features, labels):
     return [logits, weights, features.grad, *(p.grad for p in decoder.parameters())]
 
 
-@pytest.mark.parametrize("piece", [1, 2 * L * C, 10**6])
+@pytest.mark.parametrize(("on", "piece"), [("host", 1), ("host", 2 * L * C), ("host", 10**6), ("accelerator", 1)])
 @pytest.mark.parametrize(("cell", "autoregression", "teach"), [("lstm", True, True), ("gru", False, False)])
-def test_same_numbers_as_the_plain_path(monkeypatch, piece, cell, autoregression, teach):
+def test_same_numbers_as_the_plain_path(monkeypatch, on, piece, cell, autoregression, teach):
     monkeypatch.setattr(attention, "PIECE_ELEMENTS", piece)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(devices, "is_host", lambda device: on == "host")
     plain, fast = pair(cell, use_autoregression=autoregression)
     features = torch.randn(B, L, C, dtype=torch.float64)
     labels = torch.randint(0, K, (B, T)) if teach else None

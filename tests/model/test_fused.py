@@ -59,6 +59,17 @@ def test_same_numbers_as_the_plain_network(flags):
         torch.testing.assert_close(values, expected[name], rtol=1e-6, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_both_pools_of_the_tower_come_before_batch_norm(monkeypatch):
+    _, ours = networks(torch.float32)
+    calls, apply = [], normalized_relu.NormalizedReLUMaxPool.apply
+    monkeypatch.setattr(
+        normalized_relu.NormalizedReLUMaxPool, "apply", lambda x, *others: calls.append(x.shape[1]) or apply(x, *others)
+    )
+    step(ours)
+    assert calls == [64, 192]
+
+
 def whole_steps(monkeypatch) -> list:
     """What each call of a step that would be compiled as a whole was given."""
     calls, take = [], decoders.AttentionDecoder._whole_step

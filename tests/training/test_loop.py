@@ -396,7 +396,8 @@ def test_the_best_of_another_split_does_not_count(tiny_dataset, tmp_path):
         best = checkpoint.load(changes["train_log_dir"] / "best.pth")
         assert (best["step"], best["config"]["eval_split"]) == (2, "validation")
         assert best["best"] <= 1
-    assert "changed what is evaluated, so the best accuracy so far" in (tmp_path / "a" / "train.log").read_text()
+    log = (tmp_path / "a" / "train.log").read_text()
+    assert "changed what is evaluated, so the best accuracy of this checkpoint does not count" in log
 
 
 def test_the_best_of_another_split_does_not_count_after_a_kill(tiny_dataset, tmp_path):
@@ -409,6 +410,8 @@ def test_the_best_of_another_split_does_not_count_after_a_kill(tiny_dataset, tmp
     state = checkpoint.load(newest)
     state["config"]["eval_split"] = "validation"
     checkpoint.save(newest, {**state, "best": -1.0})
+    assert train(config.replace(max_number_of_steps=1)) == 0  # back to the old one, where it counts
+    assert f"best accuracy so far: 2.000000, that of {tmp_path / 'best.pth'}" in (tmp_path / "train.log").read_text()
     assert train(other.replace(max_number_of_steps=2)) == 0
     best = checkpoint.load(tmp_path / "best.pth")
     assert (best["step"], best["config"]["eval_split"]) == (2, "validation")
