@@ -4,10 +4,11 @@ B batch, L positions, C channels, T steps.
 
 Written with plain operations, every step saves tanh(keys + query) for its gradient: 38 MB a step, 1.4 GB a batch of 32
 signs. Here the backward pass computes it again, on the CPU in pieces that fit the cores' caches, which is faster than
-fetching it from memory. There a thread takes whole examples, and operations that share them out otherwise, as MKL's
-products of a matrix and a vector do, are avoided: what crosses from one core to another can take ten times as long. The
-gradient of the keys is added up in one buffer, and that of the features is one matrix product over all steps. The
-numbers are those of `AttentionDecoder` without it, up to rounding; all is float32 or wider.
+fetching it from memory. There a thread takes whole examples, and MKL's products of a matrix and a vector, which share
+them out otherwise, are avoided: the operation behind one took ten times as long at times, it seems for what had to
+cross from one core to another. The gradient of the keys is added up in one buffer, and that of the features is one
+matrix product over all steps. The numbers are those of `AttentionDecoder` without it, up to rounding; all is float32 or
+wider.
 
 With r = 1 / (1 + exp(2 keys) exp(2 query)), tanh(keys + query) = 1 - 2 r and its derivative is 4 (r - r^2). The host
 takes the exponential of the keys once for all steps, which leaves a step a product and a division: a seventh of the
