@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from compiler import require_compiler
+from compiler import COMPILED, require_compiler
 from tensors import tensors
 
 import convert_inception
@@ -23,7 +23,6 @@ from aocr_torch.training import checkpoint
 from aocr_torch.training.state import Training
 
 NULL = 133
-COMPILED = pytest.param(True, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from aocr_torch import device as devices
 from aocr_torch.model.max_pool import MaxPool
-from aocr_torch.model.normalized_relu import NormalizedReLU, NormalizedReLUMaxPool
+from aocr_torch.model.normalized_relu import NormalizedReLU, NormalizedReLUMaxPool, unbiased_variance
 
 EPSILON = 0.001
 PIECE_ELEMENTS = 1 << 17  # half a megabyte in float32: what is read once stays in a core's cache
@@ -138,8 +138,7 @@ class _NormalizedReLU(torch.autograd.Function):
         out = F.batch_norm(x, mean, variance, weight, bias, False, 0.0, epsilon).relu_()
         ctx.save_for_backward(x, out, weight, mean, (variance + epsilon).rsqrt())
         ctx.epsilon = epsilon
-        pixels = x.numel() // x.shape[1]
-        unbiased = variance * (pixels / max(pixels - 1, 1))
+        unbiased = unbiased_variance(variance, x.numel() // x.shape[1])
         ctx.mark_non_differentiable(mean, unbiased)
         return out, mean, unbiased
 

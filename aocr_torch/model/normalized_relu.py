@@ -97,13 +97,8 @@ class NormalizedReLU(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, num_views: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
-        rows = _rows(x, num_views)
-        out, mean, variance = compiled(normalize_relu)(rows, weight, bias, epsilon)
-        ctx.save_for_backward(x, weight, bias, mean, variance)
-        ctx.epsilon, ctx.num_views = epsilon, num_views
-        unbiased = _unbiased(variance, rows.shape[1])
-        ctx.mark_non_differentiable(mean, unbiased)
-        return _maps(out, x), mean, unbiased
+        out, mean, variance = compiled(normalize_relu)(_rows(x, num_views), weight, bias, epsilon)
+        return _maps(out, x), *_keep(ctx, (x, weight, bias, mean, variance), epsilon, num_views)
 
     @staticmethod
     @once_differentiable
@@ -131,15 +126,10 @@ class NormalizedReLUMaxPool(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, epsilon: float, num_views: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         x = x.contiguous(memory_format=torch.channels_last)
-        rows = _rows(x, num_views)
-        variance, mean = compiled(variance_and_mean)(rows, weight.dtype)
+        variance, mean = compiled(variance_and_mean)(_rows(x, num_views), weight.dtype)
         maxima = F.max_pool2d(x, 3, stride=2)
         out = compiled(relu_of_normalized)(_rows(maxima, num_views), weight, bias, mean, variance, epsilon)
-        ctx.save_for_backward(x, maxima, weight, bias, mean, variance)
-        ctx.epsilon, ctx.num_views = epsilon, num_views
-        unbiased = _unbiased(variance, rows.shape[1])
-        ctx.mark_non_differentiable(mean, unbiased)
-        return _maps(out, maxima), mean, unbiased
+        return _maps(out, maxima), *_keep(ctx, (x, maxima, weight, bias, mean, variance), epsilon, num_views)
 
     @staticmethod
     @once_differentiable
@@ -162,7 +152,18 @@ class NormalizedReLUMaxPool(torch.autograd.Function):
         return d_x, None, sums[0].sum(0), None, None
 
 
-def _unbiased(variance: Tensor, pixels: int) -> Tensor:
+def _keep(ctx: Any, tensors: tuple[Tensor, ...], epsilon: float, num_views: int) -> tuple[Tensor, Tensor]:
+    """Keeps x, ..., mean and variance for the backward pass; returns mean and unbiased variance, without gradients."""
+    ctx.save_for_backward(*tensors)
+    ctx.epsilon, ctx.num_views = epsilon, num_views
+    x, *_, mean, variance = tensors
+    unbiased = unbiased_variance(variance, x.numel() // x.shape[1] // num_views)
+    ctx.mark_non_differentiable(mean, unbiased)
+    return mean, unbiased
+
+
+def unbiased_variance(variance: Tensor, pixels: int) -> Tensor:
+    """From the biased one, over so many pixels, as the moving averages take it."""
     return variance * (pixels / max(pixels - 1, 1))
 
 

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from compiler import require_compiler
+from compiler import COMPILED, require_compiler
 
 from aocr_torch.model import normalized_relu
 from aocr_torch.model.batch_norm import ViewBatchNorm2d
@@ -13,7 +13,6 @@ from aocr_torch.model.max_pool import MaxPool
 from aocr_torch.model.normalized_relu import NormalizedReLU, NormalizedReLUMaxPool
 
 EPSILON = 1e-3
-COMPILED = pytest.param(True, marks=pytest.mark.slow)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ import torch
 
 from aocr_torch.model.fused import CompileError, compiled
 
+COMPILED = pytest.param(True, marks=pytest.mark.slow)
+
 
 def require_compiler() -> None:
     """Skips the test, with the reason, where torch.compile cannot work."""
